@@ -1,0 +1,221 @@
+"""Rows on disk: an append-only journal while a shard runs, JSON lines to exchange, Parquet when merged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sightline.errors import InputError, StoreError
+from sightline.records.files import fsync_directory, to_json, whole_file
+from sightline.records.types import Prediction, Record, Sample, Score, View
+
+log = logging.getLogger(__name__)
+RecordType = TypeVar("RecordType", bound=Record)
+
+ROW_GROUP = 1000
+_JSON_COLUMNS = {"payload", "output", "files"}
+_LIST_COLUMNS = {"media", "thumbs"}
+
+
+class Journal:
+    """Durable results of one shard: one line per finished block, fsynced, each line with its CRC-32.
+
+    A line holds the block's key and its rows. Lines of other shards in the same folder are read too, so a
+    run with another number of shards finds what is already there. A torn or damaged line is left out with
+    a warning: its block is computed again.
+
+    Args:
+        folder: Folder of the journals of one run key.
+        writer: File stem this journal appends to, normally the shard's name.
+    """
+
+    def __init__(self, folder: str | Path, writer: str) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path = self.folder / f"{writer}.jsonl"
+        self._blocks: dict[str, list[dict[str, Any]]] = {}
+        for path in sorted(self.folder.glob("*.jsonl")):
+            self._blocks.update(self._read(path))
+        self._mend_tail()
+        self._stream = open(self.path, "ab")  # noqa: SIM115 - open for the life of the journal
+        fsync_directory(self.folder)
+
+    def _read(self, path: Path) -> dict[str, list[dict[str, Any]]]:
+        found = {}
+        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+            if not line:
+                continue
+            crc, _, body = line.partition(b" ")
+            try:
+                if int(crc, 16) != zlib.crc32(body):
+                    raise ValueError("checksum differs")
+                entry = json.loads(body)
+                found[entry["block"]] = entry["rows"]
+            except (ValueError, KeyError, TypeError) as error:
+                log.warning("%s, line %d: damaged (%s); its block is computed again", path, number, error)
+        return found
+
+    def _mend_tail(self) -> None:
+        if not self.path.exists():
+            return
+        data = self.path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            with open(self.path, "ab") as stream:
+                stream.write(b"\n")
+
+    def __contains__(self, block: str) -> bool:
+        return block in self._blocks
+
+    def rows(self, block: str) -> list[dict[str, Any]]:
+        """Returns the rows of a finished block."""
+        return self._blocks[block]
+
+    def append(self, block: str, rows: Sequence[Record]) -> None:
+        """Makes a finished block durable before returning."""
+        plain = [row.to_json() for row in rows]
+        body = to_json({"block": block, "rows": plain}).encode("utf-8")
+        self._stream.write(b"%08x %s\n" % (zlib.crc32(body), body))
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._blocks[block] = json.loads(body)["rows"]
+
+    def close(self) -> None:
+        """Closes the file; everything appended is already durable."""
+        self._stream.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def write_lines(target: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes JSON lines as a whole file."""
+    with whole_file(target) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+        for row in rows:
+            stream.write(to_json(row))
+            stream.write("\n")
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """Yields (line number, value) of a JSON-lines file; blank lines, CRLF and a byte-order mark are accepted.
+
+    Raises:
+        InputError: The file is missing or a line is not strict JSON; names the line.
+    """
+
+    def refuse(name: str) -> Any:
+        raise ValueError(f"{name} is not valid JSON")
+
+    try:
+        stream = open(path, encoding="utf-8-sig")  # noqa: SIM115 - closed below
+    except FileNotFoundError:
+        raise InputError("file not found", file=path, mend="run the stage that writes it") from None
+    with stream:
+        for number, line in enumerate(stream, start=1):
+            text = line.strip()
+            if not text:
+                continue
+            try:
+                yield number, json.loads(text, parse_constant=refuse)
+            except ValueError as error:
+                raise InputError(
+                    f"line {number} is not valid JSON ({error})", file=path, mend="correct or remove the line"
+                ) from None
+
+
+def read_records(path: str | Path, kind: type[RecordType]) -> list[RecordType]:
+    """Reads a JSON-lines file of one kind of record; duplicate ids are left to the caller.
+
+    Raises:
+        InputError: As `read_lines`, or a record has a missing, unknown or mistyped field.
+    """
+    return [
+        kind.from_json(row, file=str(path), item=f"line {number}")
+        if not isinstance(row, dict) or "id" not in row
+        else kind.from_json(row, file=str(path))
+        for number, row in read_lines(path)
+    ]
+
+
+def _schema(kind: type[Record]) -> Any:
+    import pyarrow as pa
+
+    types = {"float": pa.float64(), "float | None": pa.float64(), "int | None": pa.int64()}
+    columns = []
+    for entry in fields(kind):
+        if entry.name in _LIST_COLUMNS:
+            columns.append(pa.field(entry.name, pa.list_(pa.string())))
+        else:
+            columns.append(pa.field(entry.name, types.get(str(entry.type), pa.string())))
+    return pa.schema(columns, metadata={"sightline.record": kind.__name__})
+
+
+def write_parquet(target: str | Path, kind: type[RecordType], records: Iterable[RecordType]) -> None:
+    """Writes records sorted by id (and metric) in row groups of 1000: equal records give equal bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ordered = sorted(records, key=lambda record: (record.id, getattr(record, "metric", "")))  # type: ignore[attr-defined]
+    columns: dict[str, list[Any]] = {}
+    for entry in fields(kind):
+        values = [getattr(record, entry.name) for record in ordered]
+        columns[entry.name] = [to_json(value) for value in values] if entry.name in _JSON_COLUMNS else values
+    table = pa.Table.from_pydict(columns, schema=_schema(kind))
+    with whole_file(target) as temporary:
+        pq.write_table(table, temporary, row_group_size=ROW_GROUP, compression="zstd", version="2.6")
+
+
+def read_parquet(path: str | Path, kind: type[RecordType]) -> list[RecordType]:
+    """Reads records written by `write_parquet`.
+
+    Raises:
+        StoreError: The file is missing, damaged, or holds another kind of record.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise StoreError("file not found", file=path, mend="run the stage that writes it") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(
+            f"not a readable Parquet file ({error})", file=path, mend="delete it and run again"
+        ) from None
+    if table.schema.names != [entry.name for entry in fields(kind)]:
+        raise StoreError(
+            f"columns are not those of a {kind.__name__}", file=path, mend="delete it and run the stage again"
+        )
+    rows = table.to_pylist()
+    for row in rows:
+        for name in _JSON_COLUMNS & row.keys():
+            row[name] = json.loads(row[name])
+    return [kind(**row) for row in rows]
+
+
+def read_samples(path: str | Path) -> list[Sample]:
+    """Reads `samples.parquet`."""
+    return read_parquet(path, Sample)
+
+
+def read_predictions(path: str | Path) -> list[Prediction]:
+    """Reads `predictions.parquet`."""
+    return read_parquet(path, Prediction)
+
+
+def read_scores(path: str | Path) -> list[Score]:
+    """Reads `scores.parquet`."""
+    return read_parquet(path, Score)
+
+
+def read_views(path: str | Path) -> list[View]:
+    """Reads `views.parquet`."""
+    return read_parquet(path, View)
