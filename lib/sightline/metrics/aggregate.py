@@ -1,0 +1,171 @@
+"""What a metric is, and how rows become one number; the bootstrap calls the same functions.
+
+Every aggregate works on weights: row i counts `weights[r, i]` times in replicate r. Weights of one give the
+point estimate. A replicate without anything to divide by is NaN here and is dropped, with a count, by the
+callers; NaN never leaves `metrics/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sightline.errors import NonFiniteError
+
+_EPSILON = 1e-12  # of the temporal F-score's definition; keeps 0/0 at 0
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """A metric as the summary and the report know it.
+
+    Attributes:
+        name: Name that says the implementation, e.g. `meteor_nltk`.
+        implementation: One line: which code, which parameters, which paper.
+        aggregate: Key of `AGGREGATES`.
+        inputs: Metrics whose score rows the aggregate reads; itself by default.
+        unit: Unit of the value; empty for a plain number.
+        higher_is_better: Direction for the report.
+    """
+
+    name: str
+    implementation: str
+    aggregate: str
+    inputs: tuple[str, ...] = field(default=())
+    unit: str = ""
+    higher_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        if self.aggregate not in AGGREGATES:
+            raise ValueError(f"aggregate {self.aggregate!r} is unknown; use one of {', '.join(AGGREGATES)}")
+        if not self.inputs:
+            object.__setattr__(self, "inputs", (self.name,))
+
+
+@dataclass(frozen=True)
+class Column:
+    """The rows of one input metric; unscored and failed rows are 0 over 0.
+
+    Attributes:
+        values: float64 [n], numerators.
+        denominators: float64 [n], not negative; 0 where there is nothing to count.
+        groups: Class of each row [n]; read by `class_mean` alone.
+    """
+
+    values: np.ndarray
+    denominators: np.ndarray
+    groups: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        values: Sequence[float | None],
+        denominators: Sequence[float],
+        groups: Sequence[str] | None = None,
+    ) -> Column:
+        """Builds a column; a value of None makes the row 0 over 0.
+
+        Raises:
+            NonFiniteError: A value or denominator is NaN or infinite.
+            ValueError: Lengths differ or a denominator is negative.
+        """
+        if len(values) != len(denominators):
+            raise ValueError(f"{len(values)} values but {len(denominators)} denominators")
+        if groups is not None and len(groups) != len(values):
+            raise ValueError(f"{len(values)} values but {len(groups)} groups")
+        scored = np.array([value is not None for value in values], dtype=bool)
+        numerators = np.array([0.0 if value is None else value for value in values], dtype=np.float64)
+        bottoms = np.where(scored, np.asarray(denominators, dtype=np.float64), 0.0)
+        if not (np.isfinite(numerators).all() and np.isfinite(bottoms).all()):
+            raise NonFiniteError("a score is not finite", mend="score again; a model may have returned NaN")
+        if (bottoms < 0).any():
+            raise ValueError("a denominator is negative")
+        labels = np.asarray([""] * len(values) if groups is None else list(groups), dtype=object)
+        return cls(numerators, bottoms, labels)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def _weighted_sum(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sums rows; numpy's pairwise sum gives the same digits for any number of threads, unlike BLAS."""
+    return (weights * values).sum(axis=1)
+
+
+def _divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+
+
+def ratio_of_sums(columns: Sequence[Column], weights: np.ndarray) -> np.ndarray:
+    """Returns sum of values over sum of denominators (micro average), [R]."""
+    (column,) = columns
+    return _divide(_weighted_sum(weights, column.values), _weighted_sum(weights, column.denominators))
+
+
+def mean(columns: Sequence[Column], weights: np.ndarray) -> np.ndarray:
+    """Returns the mean of value/denominator over the rows that have a denominator, [R]."""
+    (column,) = columns
+    counted = column.denominators > 0
+    quotients = np.divide(column.values, column.denominators, out=np.zeros(len(column)), where=counted)
+    return _divide(_weighted_sum(weights, quotients), _weighted_sum(weights, counted.astype(np.float64)))
+
+
+def class_mean(columns: Sequence[Column], weights: np.ndarray) -> np.ndarray:
+    """Returns the mean over classes of each class's ratio of sums; absent classes do not count, [R]."""
+    (column,) = columns
+    total = np.zeros(len(weights))
+    present = np.zeros(len(weights))
+    for label in sorted(set(column.groups[column.denominators > 0])):
+        rows = column.groups == label
+        part = Column(column.values[rows], column.denominators[rows], column.groups[rows])
+        ratio = ratio_of_sums([part], weights[:, rows])
+        total += np.nan_to_num(ratio, nan=0.0)
+        present += np.isfinite(ratio)
+    return _divide(total, present)
+
+
+def f_of_ratios(columns: Sequence[Column], weights: np.ndarray) -> np.ndarray:
+    """Returns F = 2PR/(P+R) of two micro-averaged ratios, with the epsilons of Stream-VLM's evaluator, [R].
+
+    One side without anything counts as 0, so silence scores F = 0; both sides empty is undefined.
+    """
+    first, second = columns
+    bottoms = [_weighted_sum(weights, column.denominators) for column in (first, second)]
+    ratios = [
+        _weighted_sum(weights, column.values) / (bottom + _EPSILON)
+        for column, bottom in zip((first, second), bottoms, strict=True)
+    ]
+    score = 2 * ratios[0] * ratios[1] / (ratios[0] + ratios[1] + _EPSILON)
+    return np.where(bottoms[0] + bottoms[1] > 0, score, np.nan)
+
+
+AGGREGATES: dict[str, Callable[[Sequence[Column], np.ndarray], np.ndarray]] = {
+    "mean": mean,
+    "ratio_of_sums": ratio_of_sums,
+    "class_mean": class_mean,
+    "f_of_ratios": f_of_ratios,
+}
+
+
+def aggregate(spec: MetricSpec, columns: Sequence[Column], weights: np.ndarray) -> np.ndarray:
+    """Applies the metric's aggregate.
+
+    Args:
+        spec: The metric.
+        columns: One column per input of the metric, aligned by sample, n rows each.
+        weights: float64 [R, n].
+
+    Returns:
+        float64 [R]; NaN where there was nothing to divide by.
+    """
+    if len(columns) != len(spec.inputs):
+        raise ValueError(f"{spec.name} reads {len(spec.inputs)} columns, not {len(columns)}")
+    return AGGREGATES[spec.aggregate](columns, weights)
+
+
+def point_estimate(spec: MetricSpec, columns: Sequence[Column]) -> float | None:
+    """Returns the metric over all rows, or None when nothing was scored."""
+    value = float(aggregate(spec, columns, np.ones((1, len(columns[0]))))[0])
+    return None if np.isnan(value) else value
