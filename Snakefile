@@ -1,0 +1,44 @@
+# Sightline, read top to bottom: settings, then the stages in the order data flows.
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+sys.path.insert(0, str(Path(workflow.basedir, "lib")))
+
+from sightline.registry import load_plan
+from sightline.run.lock import note_holder, release_dead_lock
+
+
+configfile: Path(workflow.basedir, "config", "config.yaml")
+
+
+report: "rules/captions/workflow.rst"
+
+
+plan = load_plan(config, Path(workflow.basedir, "config"))
+release_dead_lock()
+
+
+onstart:
+    note_holder()
+
+
+include: "rules/common.smk"
+include: "rules/acquire.smk"
+include: "rules/decode.smk"
+include: "rules/features.smk"
+include: "rules/merge.smk"
+include: "rules/systems/fitcoach.smk"
+include: "rules/score.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    localrule: True
+    input:
+        expand(rules.summarise.output.metrics, system=plan.systems),
+        rules.report.output,

@@ -1,0 +1,122 @@
+"""The settings of the fitcoach room, as its card config/systems/fitcoach.yaml spells them."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from sightline.config.models import AssetFile, ExtractorCard, Strict, SystemCard, VariantCard
+
+
+class FitcoachExtractor(ExtractorCard):
+    """The 3D EfficientNet and how frames reach it."""
+
+    storage_dtype: Literal["float32", "float16"] = Field("float32", description="Type of stored features.")
+    rotate_upto_id: int = Field(
+        145, description="Videos with a number up to this are stored rotated and turned 90 degrees clockwise."
+    )
+    priming_copies: int = Field(12, ge=0, description="Copies of the first frame fed before it.")
+    chunk_frames: int = Field(
+        4, ge=4, multiple_of=4, description="Frames per call of the CNN, counted from frame 0."
+    )
+    allow_high_bit_depth: bool = Field(False, description="Accept 10-bit video, rounded to 8 bit.")
+    cpu_threads: int = Field(
+        1, ge=1, description="Intra-op threads on a CPU; fixed, since results depend on it in the last bit."
+    )
+    released_features: bool = Field(
+        False, description="Import the split's existing efficientnet_features instead of extracting."
+    )
+
+
+class Quirks(Strict):
+    """What to do where the original's parsing is odd; the defaults reproduce its numbers."""
+
+    unclosed_last_span: Literal["skip", "abort", "close"] = Field(
+        "skip", description="A feedback still shown at the last frame."
+    )
+    drop_silent_episodes: bool = Field(True, description="Leave out exercises without any feedback.")
+    window_dealing: Literal["fixed", "published"] = Field(
+        "fixed", description="How feedbacks are dealt to sliding windows."
+    )
+
+
+class CrossAttention(Strict):
+    """Where the language model looks at the video."""
+
+    layers: list[int] = Field(description="Decoder layers with cross-attention, counted from 0.")
+    heads: int = Field(1, ge=1, description="Heads.")
+    attention_dim: int = Field(
+        4096, ge=1, description="Width of queries and keys; scores are divided by its root."
+    )
+    vision_dim: int = Field(1280, ge=1, description="Channels of a feature map.")
+
+
+class Lora(Strict):
+    """Low-rank adapters of the checkpoint."""
+
+    r: int = Field(32, ge=1, description="Rank.")
+    alpha: float = Field(16, gt=0, description="Scale is alpha / r.")
+    targets: list[str] = Field(
+        default_factory=lambda: ["q_proj", "v_proj", "k_proj", "lm_head"],
+        description="Modules that carry adapters.",
+    )
+
+
+class FitcoachVariant(VariantCard):
+    """Stream-VLM under one set of settings."""
+
+    SAMPLE_SETTINGS: ClassVar[tuple[str, ...]] = ("mode", "window_s", "quirks")
+
+    mode: Literal["single_exercise", "full_workout", "full_workout_sliding_window"] = Field(
+        "single_exercise", description="Evaluation mode."
+    )
+    window_s: float = Field(20.0, gt=0, description="Length of a sliding window in seconds.")
+    loop: Literal["published", "realtime"] = Field(
+        "published",
+        description="`published` as released; `realtime` counts spoken tokens and skips the frames spoken over.",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="Precision of the language model.")
+    look_ahead: int = Field(16, ge=1, description="Frames read ahead in one pass while the model is silent.")
+    batch_limit: int = Field(32, ge=1, description="Most episodes in one batch.")
+    max_feedback_length: int = Field(128, ge=1, description="Text tokens of one feedback (realtime loop).")
+    token_cap: int = Field(
+        2048, ge=1, description="Most generated tokens of an episode; reaching it is a warning in the row."
+    )
+    cross_attention: CrossAttention = Field(description="Cross-attention of the checkpoint.")
+    lora: Lora = Field(default_factory=Lora, description="LoRA of the checkpoint.")
+    quirks: Quirks = Field(default_factory=Quirks, description="Parsing switches.")
+
+
+class BertScore(Strict):
+    """Weights of BERTScore."""
+
+    weights: AssetFile | None = Field(
+        None, description="Folder of the encoder; without it the metric is absent."
+    )
+    model: str = Field(
+        "roberta_large", pattern=r"^[a-z0-9_]+$", description="Name that goes into the metric's name."
+    )
+    layers: int = Field(17, ge=1, description="Layer whose states are compared.")
+
+
+class FitcoachScoring(Strict):
+    """Metrics of the room."""
+
+    tolerance_s: float = Field(
+        3.0, gt=0, description="Window of a match in seconds; half of it to either side."
+    )
+    tokenizer: Literal["untrained_punkt", "punkt_tab"] = Field(
+        "untrained_punkt", description="Sentence splitter before METEOR."
+    )
+    bertscore: BertScore = Field(default_factory=BertScore, description="BERTScore.")
+
+
+class FitcoachCard(SystemCard):
+    """config/systems/fitcoach.yaml."""
+
+    extractors: dict[str, FitcoachExtractor] = Field(description="Feature extractors.")
+    variants: dict[str, FitcoachVariant] = Field(min_length=1, description="Variants.")
+    scoring: FitcoachScoring = Field(
+        default_factory=FitcoachScoring, description="Metrics and their settings."
+    )

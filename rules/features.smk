@@ -1,0 +1,24 @@
+# The shards of an extraction joined into one readable store.
+rule index_features:
+    message:
+        "Joining the features of {wildcards.dataset} ({wildcards.extractor})"
+    input:
+        shards=collect(
+            "results/features/{dataset}/{extractor}/shards/{shard}.json",
+            shard=plan.feature_shards,
+            allow_missing=True,
+        ),
+    output:
+        index="results/features/{dataset}/{extractor}/index.json",
+    params:
+        stage_version=plan.versions["features"],
+    log:
+        "results/logs/index_features/{dataset}.{extractor}.log",
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=20,
+    conda:
+        "../envs/core.yaml"
+    script:
+        "../workflow_scripts/index_features.py"
