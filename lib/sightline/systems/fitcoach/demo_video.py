@@ -1,0 +1,90 @@
+"""Draws one demo workout: the mp4, its time stamps and its record, as in QEVD-FIT-COACH."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sightline.records.files import whole_file
+from sightline.systems.fitcoach.annotations import CLOCK_OFFSET_S
+from sightline.systems.fitcoach.demo_plan import Workout
+from sightline.video.render import Camera, FigureStyle, draw_figure, paint_room, write_mp4
+
+NOMINAL_FPS = 30
+LAST_ROTATED_NUMBER = 145
+"""Videos up to this number are stored lying on their left side (original feature extraction script)."""
+
+_UNIX_START = 1_707_400_000
+_HEIGHT, _WIDTH = 640, 360
+_PIXELS_PER_METRE = 195.0
+_SHIRTS = ((60, 90, 200), (90, 150, 60), (190, 120, 60), (70, 160, 200), (150, 80, 150))
+_TROUSERS = ((120, 70, 50), (80, 80, 85), (70, 60, 110), (95, 95, 50))
+_SKINS = ((150, 185, 225), (110, 150, 200), (80, 110, 160))
+_WALLS = ((205, 200, 190), (190, 205, 210), (205, 190, 195))
+_FLOORS = ((120, 160, 190), (140, 150, 160), (110, 140, 160))
+
+
+def write_workout(split_folder: str | Path, workout: Workout, seed: int) -> dict[str, Any]:
+    """Writes `long_range_videos/NNNN.mp4` and `NNNN_timestamps.npy` and returns the record of the json.
+
+    Args:
+        split_folder: Folder of the split, such as `QEVD-FIT-COACH`.
+        workout: What happens.
+        seed: Decides colours, frame times and scale, together with the workout's number.
+
+    Returns:
+        Record with the five fields of `feedbacks_long_range.json`.
+    """
+    generator = np.random.default_rng([seed, 4, workout.number])
+    times = _frame_times(generator, workout.duration)
+    nanoseconds = (_UNIX_START + 86_400.0 * workout.number + times) * 1e9
+    name = f"{workout.number:04d}"
+    folder = Path(split_folder) / "long_range_videos"
+    write_mp4(folder / f"{name}.mp4", _frames(generator, workout, times), NOMINAL_FPS)
+    with whole_file(folder / f"{name}_timestamps.npy") as temporary, open(temporary, "wb") as stream:
+        np.save(stream, nanoseconds, allow_pickle=False)
+    shown = [""] * len(times)
+    for feedback in workout.feedbacks:
+        first, last = np.searchsorted(times, [feedback.start, feedback.start + feedback.shown])
+        shown[first:last] = [feedback.text] * int(last - first)
+    begin = float(nanoseconds[0] / 1e9) + CLOCK_OFFSET_S
+    return {
+        "long_range_video_file": f"./long_range_videos/{name}.mp4",
+        "video_timestamps": f"./long_range_videos/{name}_timestamps.npy",
+        "feedbacks": shown,
+        "feedback_timestamps": [begin + feedback.start for feedback in workout.feedbacks],
+        "is_transition": [feedback.transition for feedback in workout.feedbacks],
+    }
+
+
+def _frame_times(generator: np.random.Generator, duration: float) -> np.ndarray:
+    """Returns float64 seconds from the first frame; recorders deliver 27 to 29 frames a second, unevenly."""
+    fps = generator.uniform(27.0, 29.0)
+    steps = generator.uniform(0.88, 1.12, int(duration * fps)) / fps
+    times = np.concatenate([[0.0], np.cumsum(steps)])
+    return times[times <= duration]
+
+
+def _frames(generator: np.random.Generator, workout: Workout, times: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields uint8 BGR pictures as stored: [360, 640, 3] lying for low numbers, [640, 360, 3] upright else."""
+
+    def pick(palette: tuple[tuple[int, int, int], ...]) -> tuple[int, int, int]:
+        colour = palette[int(generator.integers(len(palette)))]
+        blue, green, red = (int(channel + generator.integers(-8, 9)) for channel in colour)
+        return blue, green, red
+
+    style = FigureStyle(skin=pick(_SKINS), shirt=pick(_SHIRTS), trousers=pick(_TROUSERS))
+    room = paint_room(_HEIGHT, _WIDTH, pick(_WALLS), pick(_FLOORS), float(generator.uniform(0.70, 0.73)))
+    scale = _PIXELS_PER_METRE * generator.uniform(0.97, 1.03)
+    origin = (_WIDTH / 2 + generator.uniform(-6, 6), 0.785 * _HEIGHT + generator.uniform(-6, 6))
+    for time in times:
+        pose, yaw, aim = workout.scene(float(time))
+        picture = room.copy()
+        draw_figure(picture, pose, Camera(yaw, 0.16, scale, origin, aim), style)
+        if workout.number <= LAST_ROTATED_NUMBER:
+            picture = cv2.rotate(picture, cv2.ROTATE_90_COUNTERCLOCKWISE)
+        yield picture
