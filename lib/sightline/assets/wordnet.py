@@ -57,9 +57,7 @@ def is_complete(target: Path, source: Path | None = None) -> bool:
         return False
     if (target / "lexnames").read_text(encoding="ascii") != lexnames():
         return False
-    return source is None or all(
-        (target / name).stat().st_size == (source / name).stat().st_size for name in _REQUIRED
-    )
+    return source is None or all((target / name).stat().st_size == (source / name).stat().st_size for name in _REQUIRED)
 
 
 def build_wordnet(source: Path = DEBIAN_SOURCE, target: Path | None = None) -> Path:

@@ -23,7 +23,7 @@ class Estimate:
 
     Attributes:
         value: Point estimate; None when nothing was scored.
-        ci_low: Lower end of the interval; None with fewer than two clusters that count.
+        ci_low: Lower end of the interval; None with fewer than two clusters that count or without replicates.
         ci_high: Upper end.
         clusters: Clusters with something to count.
         dropped_replicates: Resamples in which nothing could be divided; the interval is over the others.
@@ -41,16 +41,14 @@ class ClusterBootstrap:
 
     Args:
         clusters: Cluster name per row [n].
-        replicates: Number of resamples.
+        replicates: Number of resamples; 0 switches intervals off.
         seed: Seed of the PCG64 generator.
         level: Coverage of the intervals.
     """
 
-    def __init__(
-        self, clusters: Sequence[str], *, replicates: int = 1000, seed: int = 0, level: float = 0.95
-    ) -> None:
-        if replicates < 1:
-            raise ValueError("at least one replicate is needed")
+    def __init__(self, clusters: Sequence[str], *, replicates: int = 1000, seed: int = 0, level: float = 0.95) -> None:
+        if replicates < 0:
+            raise ValueError("the number of replicates is negative")
         if not 0 < level < 1:
             raise ValueError("the level of an interval lies between 0 and 1")
         self._names, self._cluster_of_row = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
@@ -90,10 +88,12 @@ class ClusterBootstrap:
         value = point_estimate(spec, columns)
         counted = np.any([column.denominators > 0 for column in columns], axis=0)
         clusters = len(set(self._cluster_of_row[counted]))
-        if value is None or clusters < 2:
+        if value is None or clusters < 2 or not len(self._counts):
             return Estimate(value, None, None, clusters, 0)
         found = self.replicates(spec, columns)
         kept = found[np.isfinite(found)]
+        if not len(kept):
+            return Estimate(value, None, None, clusters, len(found))
         tail = (1 - self._level) / 2
         low, high = np.quantile(kept, [tail, 1 - tail])
         return Estimate(value, float(low), float(high), clusters, len(found) - len(kept))

@@ -112,9 +112,7 @@ class Meteor:
 
     def score_tokens(self, reference: Sequence[str], hypothesis: Sequence[str]) -> float:
         """Returns METEOR of two texts that are tokenized already."""
-        return self._cached(
-            tuple(word.lower() for word in reference), tuple(word.lower() for word in hypothesis)
-        )
+        return self._cached(tuple(word.lower() for word in reference), tuple(word.lower() for word in hypothesis))
 
     def _tokens(self, text: str) -> tuple[str, ...]:
         words = self._words.get(text)
@@ -146,9 +144,7 @@ class Meteor:
         recall = matched / len(reference)
         mean = (precision * recall) / (alpha * precision + (1 - alpha) * recall)
         alignment.sort()
-        breaks = sum(
-            after[0] != before[0] + 1 or after[1] != before[1] + 1 for before, after in pairwise(alignment)
-        )
+        breaks = sum(after[0] != before[0] + 1 or after[1] != before[1] + 1 for before, after in pairwise(alignment))
         fragmentation = (breaks + 1) / matched
         return (1 - gamma * fragmentation**beta) * mean
 
