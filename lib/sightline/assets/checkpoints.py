@@ -18,7 +18,7 @@ from sightline.errors import CheckpointError
 
 __all__ = [
     "Drop", "Duplicate", "KeyMap", "KeyReport", "Merge", "Rename", "Resize", "Split", "StripPrefix",
-    "load_into", "map_keys", "read_state_dict",
+    "assign_tensors", "load_into", "map_keys", "read_state_dict",
 ]  # fmt: skip
 
 _SHOWN = 8
@@ -172,9 +172,7 @@ class Merge:
                 continue
             taken = [rest.pop(part) for part in parts]
             sources = tuple(source for part in taken for source in part.sources)
-            joined[match.expand(self.to)] = Entry(
-                torch.cat([part.tensor for part in taken], self.dim), sources
-            )
+            joined[match.expand(self.to)] = Entry(torch.cat([part.tensor for part in taken], self.dim), sources)
         for name, entry in joined.items():
             _put(rest, name, entry)
         return rest
@@ -289,9 +287,7 @@ class KeyReport:
             if names:
                 problems.append(f"{title} ({len(names)}): {_some(names)}")
         if self.mismatched:
-            shapes = [
-                f"{name} is {found}, expected {wanted}" for name, (found, wanted) in self.mismatched.items()
-            ]
+            shapes = [f"{name} is {found}, expected {wanted}" for name, (found, wanted) in self.mismatched.items()]
             problems.append(f"tensors of another shape ({len(shapes)}): {_some(shapes)}")
         if problems:
             raise CheckpointError(
@@ -307,9 +303,7 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def map_keys(
-    state: Mapping[str, Tensor], keymap: KeyMap, shapes: Shapes
-) -> tuple[dict[str, Tensor], KeyReport]:
+def map_keys(state: Mapping[str, Tensor], keymap: KeyMap, shapes: Shapes) -> tuple[dict[str, Tensor], KeyReport]:
     """Returns the tensors that fit the model, by its names, and the report; works on the meta device."""
     report = KeyReport()
     entries: Entries = {name: Entry(tensor, (name,)) for name, tensor in state.items()}
@@ -358,8 +352,26 @@ def load_into(
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     fitting, report = map_keys(state, keymap, shapes)
     report.require(allow_missing=allow_missing, allow_left_over=allow_left_over, file=file)
-    for name, tensor in fitting.items():
-        wanted = dtype if dtype is not None and tensor.is_floating_point() else None
-        fitting[name] = tensor.to(device=device, dtype=wanted)
-    module.load_state_dict(fitting, strict=False, assign=True)
+    assign_tensors(module, fitting, dtype=dtype, device=device)
     return report
+
+
+def assign_tensors(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+) -> None:
+    """Makes `tensors` the module's own, converted one at a time; names the module lacks are an error.
+
+    Raises:
+        CheckpointError: A name is not one of the module's.
+    """
+    converted = {
+        name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        for name, tensor in tensors.items()
+    }
+    unknown = module.load_state_dict(converted, strict=False, assign=True).unexpected_keys
+    if unknown:
+        raise CheckpointError(f"the module has no tensors {_some(unknown)}")
