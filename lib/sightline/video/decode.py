@@ -25,6 +25,7 @@ from sightline.errors import VideoError
 from sightline.video.info import (
     VideoInfo,
     bit_depth,
+    container_of,
     frame_times,
     header_duration,
     header_frames,
@@ -32,9 +33,7 @@ from sightline.video.info import (
 )
 
 _FETCH_AGAIN = "fetch or export the file again"
-_TEN_BIT_MEND = (
-    "convert it to 8 bit (ffmpeg -pix_fmt yuv420p), or declare high bit depth in the dataset's card"
-)
+_TEN_BIT_MEND = "convert it to 8 bit (ffmpeg -pix_fmt yuv420p), or declare high bit depth in the dataset's card"
 
 
 @contextmanager
@@ -45,18 +44,12 @@ def _opened(path: Path, threads: int) -> Iterator[VideoStream]:
     try:
         container = av.open(str(path))
     except (av.error.FFmpegError, OSError) as error:
-        raise VideoError(
-            f"cannot be opened as a video ({_reason(error)})", file=path, mend=_FETCH_AGAIN
-        ) from None
+        raise VideoError(f"cannot be opened as a video ({_reason(error)})", file=path, mend=_FETCH_AGAIN) from None
     with container:
-        streams = [
-            s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic
-        ]
+        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not streams:
             kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-            raise VideoError(
-                f"no video stream, only {kinds}", file=path, mend="give a file with a picture track"
-            )
+            raise VideoError(f"no video stream, only {kinds}", file=path, mend="give a file with a picture track")
         stream = streams[0]
         if stream.codec_context is None:
             raise VideoError("no decoder for its codec", file=path, mend="convert it to H.264 (ffmpeg)")
@@ -130,7 +123,7 @@ class _FrameChecks:
 def _decoded(checks: _FrameChecks) -> Iterator[VideoFrame]:
     """Yields checked frames; a break of the stream is a `VideoError` that says after how many."""
     try:
-        for frame in checks.stream.container.decode(checks.stream):
+        for frame in container_of(checks.stream).decode(checks.stream):
             checks.frame(frame)
             yield frame
     except (av.error.FFmpegError, OSError) as error:
@@ -142,12 +135,13 @@ def _packet_times(checks: _FrameChecks) -> list[int | None]:
     pts: list[int | None] = []
     try:
         with _opened(checks.path, 1) as stream:
-            for packet in stream.container.demux(stream):
+            for packet in container_of(stream).demux(stream):
                 if packet.size and not packet.is_discard:
                     pts.append(packet.pts)
     except (av.error.FFmpegError, OSError) as error:
         raise checks.broken(len(pts), error) from None
-    return sorted(pts) if all(value is not None for value in pts) else pts
+    known = [value for value in pts if value is not None]
+    return [*sorted(known)] if len(known) == len(pts) else pts
 
 
 def scan_video(
@@ -205,9 +199,7 @@ def probe_video(
     path: str | Path, *, full_decode: bool = True, allow_high_bit_depth: bool = False, threads: int = 1
 ) -> VideoInfo:
     """Returns what a video holds after reading all of it; arguments and errors as in `scan_video`."""
-    return scan_video(
-        path, full_decode=full_decode, allow_high_bit_depth=allow_high_bit_depth, threads=threads
-    )[0]
+    return scan_video(path, full_decode=full_decode, allow_high_bit_depth=allow_high_bit_depth, threads=threads)[0]
 
 
 def _upright(picture: np.ndarray, rotation: int, path: Path) -> np.ndarray:
@@ -224,7 +216,7 @@ def _bgr(frame: VideoFrame, converter: VideoReformatter) -> np.ndarray:
     """Returns uint8 [h, w, 3] BGR, a view into the converted frame where its rows allow it."""
     converted = converter.reformat(frame, format="bgr24", threads=1)
     plane = converted.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(converted.height, plane.line_size)
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(converted.height, plane.line_size)
     return rows[:, : 3 * converted.width].reshape(converted.height, converted.width, 3)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from sightline.errors import InputError
@@ -64,9 +65,7 @@ class VideoInfo:
         """
         names = [entry.name for entry in fields(cls)]
         if not isinstance(row, dict) or sorted(row) != sorted(names):
-            raise InputError(
-                "does not describe a video", file=file, field="info", mend="write the frame index again"
-            )
+            raise InputError("does not describe a video", file=file, field="info", mend="write the frame index again")
         return cls(**row)
 
 
@@ -79,9 +78,14 @@ def header_frames(stream: VideoStream) -> int | None:
     return stream.frames
 
 
+def container_of(stream: VideoStream) -> InputContainer:
+    """Returns the container a stream is read from."""
+    return cast(InputContainer, stream.container)
+
+
 def header_duration(stream: VideoStream) -> float | None:
     """Returns the length in seconds that a container without a frame count states for the stream."""
-    container = stream.container
+    container = container_of(stream)
     if container.format.name not in _DURATION_IN_HEADER:
         return None
     text = stream.metadata.get("DURATION", "")
@@ -90,7 +94,7 @@ def header_duration(stream: VideoStream) -> float | None:
         return 3600.0 * int(hours) + 60.0 * int(minutes) + float(seconds)
     except ValueError:
         alone = len(container.streams) == 1 and container.duration
-        return container.duration / av.time_base if alone else None
+        return (container.duration or 0) / av.time_base if alone else None
 
 
 def bit_depth(frame_format: Any) -> int:
