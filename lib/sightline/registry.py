@@ -38,6 +38,18 @@ def room(system: str, door: str) -> ModuleType:
         raise ConfigError([f"system {system} has no {door}"]) from None
 
 
+def room_of_layout(layout: str, door: str) -> ModuleType:
+    """Imports a door of the room that reads a dataset layout.
+
+    Raises:
+        ConfigError: No room reads it.
+    """
+    for system, name in ROOMS.items():
+        if layout in getattr(room(system, "card"), name).LAYOUTS:
+            return room(system, door)
+    raise ConfigError([f"no system reads the layout {layout}"])
+
+
 def card_models() -> dict[str, type[SystemCard]]:
     """Returns the card class of every room."""
     return {system: getattr(room(system, "card"), name) for system, name in ROOMS.items()}

@@ -8,6 +8,7 @@ rule fitcoach_demo:
     output:
         parts=plan.generated("fitcoach_demo"),
     params:
+        generator=plan.generator("fitcoach_demo"),
         stage_version=plan.versions["demo"],
     log:
         "results/logs/fitcoach_demo.log",
@@ -166,6 +167,7 @@ rule fitcoach_views:
         variant=fitcoach.variants,
     params:
         dataset=plan.dataset_params,
+        extractor=fitcoach.extractor_settings,
         stage_version=plan.versions["views"],
     log:
         "results/logs/fitcoach_views/{dataset}.{variant}.log",

@@ -90,9 +90,7 @@ def _fields_at(model: Any, location: tuple[Any, ...]) -> list[str]:
         else:
             arguments = get_args(current)
             current = arguments[-1] if arguments else None
-        options = [
-            kind for kind in get_args(current) if isinstance(kind, type) and issubclass(kind, BaseModel)
-        ]
+        options = [kind for kind in get_args(current) if isinstance(kind, type) and issubclass(kind, BaseModel)]
         if options and type(None) in get_args(current):
             current = options[0]
     return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
@@ -113,9 +111,7 @@ def validate(model: type[Model], value: Mapping[str, Any], source: str, problems
                 problems.append(f"{source}, key {key}: missing. Add it; see {MANUAL}")
             else:
                 shown = repr(finding.get("input"))[:60]
-                problems.append(
-                    f"{source}, key {key}: {finding['msg'].lower()} (found {shown}). See {MANUAL}"
-                )
+                problems.append(f"{source}, key {key}: {finding['msg'].lower()} (found {shown}). See {MANUAL}")
         return None
 
 
@@ -181,10 +177,10 @@ def _check_runs(flow: Workflow, problems: list[str]) -> None:
             where = f"config, key runs.{number}.datasets"
             if name not in flow.datasets:
                 problems.append(f"{where}: {name} is unknown.{nearest(name, list(flow.datasets))}")
-            elif flow.datasets[name].layout not in card.layouts:
+            elif flow.datasets[name].layout not in card.LAYOUTS:
                 problems.append(
                     f"{where}: {name} has layout {flow.datasets[name].layout}, "
-                    f"{run.system} reads {', '.join(card.layouts)}"
+                    f"{run.system} reads {', '.join(card.LAYOUTS)}"
                 )
         for name in run.variants:
             if name not in card.variants:
@@ -193,9 +189,7 @@ def _check_runs(flow: Workflow, problems: list[str]) -> None:
                 )
 
 
-def load_workflow(
-    config: Mapping[str, Any], root: Path, card_models: Mapping[str, type[SystemCard]]
-) -> Workflow:
+def load_workflow(config: Mapping[str, Any], root: Path, card_models: Mapping[str, type[SystemCard]]) -> Workflow:
     """Checks the configuration as Snakemake merged it, together with the cards under `root`.
 
     Args:

@@ -33,7 +33,7 @@ class Limits(Strict):
     samples: int | None = Field(
         None,
         ge=1,
-        description="Score at most this many samples per dataset, drawn with `seed`; the table then says it is partial.",
+        description="Score at most this many samples per dataset, drawn with `seed`; tables then say they are partial.",
     )
     seed: int = Field(0, ge=0, description="Seed of the draw of `samples`.")
     failed_videos: int = Field(0, ge=0, description="Videos that may be unreadable before a run stops.")
@@ -50,15 +50,9 @@ class MainConfig(Strict):
         description="Asset id -> file or folder that you already have; it is used in place.",
     )
     offline: bool = Field(False, description="Refuse every download.")
-    systems: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="Values laid over the system cards."
-    )
-    datasets: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="Values laid over the dataset cards."
-    )
-    assets: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="Values laid over the asset cards."
-    )
+    systems: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Values laid over the system cards.")
+    datasets: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Values laid over the dataset cards.")
+    assets: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Values laid over the asset cards.")
 
 
 class PartCard(Strict):
@@ -84,9 +78,8 @@ class AssetCard(Strict):
     parts: list[PartCard] = Field(
         default_factory=list, description="Files to download, in order; parts of one archive are joined."
     )
-    generated: str | None = Field(
-        None, description="List of parts that a rule of the workflow writes (the demo)."
-    )
+    generated: str | None = Field(None, description="List of parts that a rule of the workflow writes (the demo).")
+    generator: dict[str, int] = Field(default_factory=dict, description="Settings of the rule that generates it.")
     requires: list[str] = Field(
         min_length=1, description="Files that must be inside; extra levels of folders are tolerated."
     )
@@ -174,10 +167,11 @@ class BootstrapCard(Strict):
 class SystemCard(Strict):
     """A system's card. Rooms subclass it with their own settings."""
 
+    LAYOUTS: ClassVar[tuple[str, ...]] = ()
+
     system: str = Field(pattern=SLUG, description="Name of the system; equals the file name.")
     title: str = Field(description="Name for people.")
     reference: str = Field(description="Paper and code it reproduces.")
-    layouts: list[str] = Field(min_length=1, description="Dataset layouts it can read.")
     policies: dict[str, PolicyCard] = Field(default_factory=dict, description="Frame policies.")
     extractors: dict[str, Any] = Field(default_factory=dict, description="Feature extractors.")
     variants: dict[str, Any] = Field(min_length=1, description="Variants.")

@@ -87,7 +87,7 @@ class Plan:
 
     def datasets_of(self, system: str) -> list[str]:
         """Returns every dataset the system can read, selected or not: any of them may be asked for by path."""
-        layouts = self.flow.systems[system].layouts if system in self.flow.systems else []
+        layouts = self.flow.systems[system].LAYOUTS if system in self.flow.systems else ()
         return [name for name, card in self.flow.datasets.items() if card.layout in layouts]
 
     def card(self, system: str) -> SystemCard:
@@ -139,6 +139,10 @@ class Plan:
     def asset_of_dataset(self, wildcards: Wildcards) -> str:
         """Returns the asset that holds a dataset."""
         return self.dataset(wildcards.dataset).asset
+
+    def generator(self, asset: str) -> dict[str, int]:
+        """Returns the settings of the rule that generates an asset."""
+        return self.flow.assets[asset].generator
 
     def generated(self, asset: str) -> str:
         """Returns where the workflow writes the list of parts of a generated asset."""
@@ -236,22 +240,20 @@ class Plan:
                     "dataset_note": self.dataset(run.dataset).note,
                     "variant_title": card.variants[run.variant].title,
                     "weights_kind": card.variants[run.variant].weights_kind,
-                    "demo": self.dataset(run.dataset).demo
-                    or card.variants[run.variant].weights_kind == "demo",
+                    "demo": self.dataset(run.dataset).demo or card.variants[run.variant].weights_kind == "demo",
                     "paper_row": card.variants[run.variant].paper_row,
                 }
                 for run in self.runs_of(system)
             ],
             "paper": paper.model_dump(mode="json") if paper else None,
+            "scoring": card.scoring.model_dump(mode="json"),
             "bootstrap": card.bootstrap.model_dump(mode="json"),
             "partial": self.flow.main.limits.samples,
         }
 
     def summary_inputs(self, wildcards: Wildcards) -> dict[str, list[str]]:
         """Returns the files one system's summary reads, run by run."""
-        folders = [
-            f"results/runs/{run.system}/{run.dataset}/{run.variant}" for run in self.runs_of(wildcards.system)
-        ]
+        folders = [f"results/runs/{run.system}/{run.dataset}/{run.variant}" for run in self.runs_of(wildcards.system)]
         return {
             name: [f"{folder}/{name}.{suffix}" for folder in folders]
             for name, suffix in (("samples", "parquet"), ("scores", "parquet"), ("absent", "json"))
@@ -305,19 +307,24 @@ class RoomPlan:
         """Returns the extractor of a variant."""
         return self.plan.variant_extractor(wildcards, self.system)
 
+    def extractor_settings(self, wildcards: Wildcards) -> dict[str, Any]:
+        """Returns the settings of a variant's extractor."""
+        card = self.plan.flow.systems[self.system].extractors[self.extractor(wildcards)]
+        return dict(card.model_dump(mode="json", exclude=_SIZING))
+
     def settings(self, wildcards: Wildcards) -> dict[str, Any]:
         """Returns a variant's settings, without titles and what only sizes jobs."""
         variant = self.plan.flow.systems[self.system].variants[wildcards.variant]
-        sizing = {
-            "title",
-            "paper_row",
-            "seconds_per_item",
-            "shard_minutes",
-            "mem_mb",
-            "gpu_memory_gb",
-            "block_size",
-        }
-        return variant.model_dump(mode="json", exclude=sizing)
+        return dict(variant.model_dump(mode="json", exclude=_SIZING | {"title", "paper_row", *variant.SAMPLE_SETTINGS}))
+
+    def episode_params(self, wildcards: Wildcards) -> dict[str, Any]:
+        """Returns the settings of a variant that decide what its samples are."""
+        variant = self.plan.flow.systems[self.system].variants[wildcards.variant]
+        return dict(variant.model_dump(mode="json", include=set(variant.SAMPLE_SETTINGS)))
+
+    def scoring_assets(self, wildcards: Wildcards) -> list[str]:
+        """Returns the assets that metrics read and that can be had; a metric without its asset is absent."""
+        return [name for name in _asset_names(self.scoring(wildcards)) if self.plan.can_be_had(name)]
 
     def sampling(self, wildcards: Wildcards) -> dict[str, Any]:
         """Returns how samples are cut and dealt out."""

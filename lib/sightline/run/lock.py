@@ -27,9 +27,7 @@ def process_start(pid: int) -> str | None:
 def note_holder(workdir: str | Path = ".") -> None:
     """Writes who runs the workflow in this folder: host, pid and process start."""
     pid = os.getpid()
-    write_json(
-        Path(workdir) / HOLDER, {"host": socket.gethostname(), "pid": pid, "start": process_start(pid)}
-    )
+    write_json(Path(workdir) / HOLDER, {"host": socket.gethostname(), "pid": pid, "start": process_start(pid)})
 
 
 def release_dead_lock(workdir: str | Path = ".") -> bool:

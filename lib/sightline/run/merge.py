@@ -64,9 +64,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def merge_predictions(
-    samples_path: str | Path, shards: Sequence[str | Path], target: str | Path
-) -> dict[str, int]:
+def merge_predictions(samples_path: str | Path, shards: Sequence[str | Path], target: str | Path) -> dict[str, int]:
     """Merges the shards of one run into Parquet, sorted by id.
 
     Returns:
@@ -84,15 +82,15 @@ def merge_predictions(
     extra = sorted(found.keys() - samples.keys())
     if extra:
         raise StoreError(
-            f"{len(extra)} predictions belong to no sample: {_listed(extra)}", file=found[extra[0]][1], mend=mend
+            f"{len(extra)} predictions belong to no sample: {_listed(extra)}",
+            file=found[extra[0]][1],
+            mend=mend,
         )
     runs = sorted({prediction.key.partition("-")[0] for prediction, _ in found.values()})
     if len(runs) > 1:
         raise StoreError(f"shards come from {len(runs)} different settings: {_listed(runs)}", file=target, mend=mend)
     stale = sorted(
-        name
-        for name, (prediction, _) in found.items()
-        if prediction.key.partition("-")[2] != sample_key(samples[name])
+        name for name, (prediction, _) in found.items() if prediction.key.partition("-")[2] != sample_key(samples[name])
     )
     if stale:
         raise StoreError(
@@ -105,4 +103,3 @@ def merge_predictions(
     for prediction in failed[:_SHOWN]:
         log.warning("%s failed: %s", prediction.id, prediction.reason)
     return {"samples": len(samples), "ok": len(samples) - len(failed), "failed": len(failed)}
-

@@ -6,20 +6,17 @@ whole blocks. So results are a function of the samples, not of shards, order, ki
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
+import random
 import re
 import signal
-import socket
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from sightline.errors import ConfigError, InputError, ResumableStop, StoreError
 from sightline.records.files import content_key
+from sightline.records.lease import lease
 from sightline.records.rows import Journal
 from sightline.records.types import Prediction, Sample
 from sightline.run.devices import is_out_of_memory
@@ -59,6 +56,14 @@ def deal_out(costs: Sequence[float], shards: int) -> list[list[int]]:
     return [sorted(hand) for hand in hands]
 
 
+def draw_samples(samples: Sequence[Sample], limit: int | None, seed: int) -> list[Sample]:
+    """Returns all samples, or `limit` of them drawn without replacement with a seed, sorted by id."""
+    ordered = sorted(samples, key=lambda sample: sample.id)
+    if limit is None or limit >= len(ordered):
+        return ordered
+    return sorted(random.Random(seed).sample(ordered, limit), key=lambda sample: sample.id)
+
+
 def cut_blocks(samples: Sequence[Sample], block_size: int = DEFAULT_BLOCK) -> list[list[list[str]]]:
     """Cuts samples, sorted by id, into bundles of blocks of at most `block_size` ids.
 
@@ -95,9 +100,11 @@ def make_plan(
         ConfigError: The samples cost more than three times what the card declares.
     """
     identifiers = [sample.id for sample in samples]
-    doubled = sorted({name for name in identifiers if identifiers.count(name) > 1}) if len(
-        set(identifiers)
-    ) < len(identifiers) else []
+    doubled = (
+        sorted({name for name in identifiers if identifiers.count(name) > 1})
+        if len(set(identifiers)) < len(identifiers)
+        else []
+    )
     if doubled:
         raise InputError("two samples share an id", item=doubled[0], field="id", mend="make the ids unique")
     costs = {sample.id: sample.cost for sample in samples}
@@ -116,41 +123,6 @@ def make_plan(
         for name, hand in zip(shard_names(shards), hands, strict=True)
     }
     return {"version": 1, "block_size": block_size, "samples": len(samples), "shards": assignment}
-
-
-@contextmanager
-def lease(path: str | Path, *, timeout_s: float | None = None) -> Iterator[None]:
-    """Holds an exclusive lock on `path`; a second holder waits, and says for whom.
-
-    Raises:
-        StoreError: The lock was not released within `timeout_s`.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as stream:
-        started, told = time.monotonic(), False
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                stream.seek(0)
-                holder = stream.read().strip() or "another job"
-                if not told:
-                    log.warning("%s is held by %s; waiting until it ends", path, holder)
-                    told = True
-                if timeout_s is not None and time.monotonic() - started > timeout_s:
-                    raise StoreError(
-                        f"still held by {holder} after {timeout_s:.0f} s",
-                        file=path,
-                        mend="wait for that job or end it, then run again",
-                    ) from None
-                time.sleep(0.2)
-        stream.seek(0)
-        stream.truncate()
-        stream.write(f"{socket.gethostname()} pid {os.getpid()}")
-        stream.flush()
-        yield
 
 
 class StopRequest:
@@ -262,7 +234,9 @@ def run_shard(
         raise InputError("the plan does not know this shard", item=shard, mend="run the samples stage again")
     unknown = [name for block in plan["shards"][shard] for name in block if name not in by_id]
     if unknown:
-        raise InputError("the plan names a sample that does not exist", item=unknown[0], mend="run the samples stage again")
+        raise InputError(
+            "the plan names a sample that does not exist", item=unknown[0], mend="run the samples stage again"
+        )
     blocks = [[by_id[name] for name in block] for block in plan["shards"][shard]]
     keys = [content_key(run_key, [prediction_key(run_key, sample) for sample in block]) for block in blocks]
     folder = Path(work) / run_key[:16]

@@ -17,9 +17,7 @@ class FitcoachExtractor(ExtractorCard):
         145, description="Videos with a number up to this are stored rotated and turned 90 degrees clockwise."
     )
     priming_copies: int = Field(12, ge=0, description="Copies of the first frame fed before it.")
-    chunk_frames: int = Field(
-        4, ge=4, multiple_of=4, description="Frames per call of the CNN, counted from frame 0."
-    )
+    chunk_frames: int = Field(4, ge=4, multiple_of=4, description="Frames per call of the CNN, counted from frame 0.")
     allow_high_bit_depth: bool = Field(False, description="Accept 10-bit video, rounded to 8 bit.")
     cpu_threads: int = Field(
         1, ge=1, description="Intra-op threads on a CPU; fixed, since results depend on it in the last bit."
@@ -30,15 +28,25 @@ class FitcoachExtractor(ExtractorCard):
 
 
 class Quirks(Strict):
-    """What to do where the original's parsing is odd; the defaults reproduce its numbers."""
+    """What to do where the original's parsing is odd; the defaults reproduce its numbers. See `QevdQuirks`."""
 
-    unclosed_last_span: Literal["skip", "abort", "close"] = Field(
-        "skip", description="A feedback still shown at the last frame."
+    clock_offset_s: float = Field(
+        28800.0, description="Seconds added to video timestamps; the annotations are on that clock."
     )
-    drop_silent_episodes: bool = Field(True, description="Leave out exercises without any feedback.")
-    window_dealing: Literal["fixed", "published"] = Field(
-        "fixed", description="How feedbacks are dealt to sliding windows."
+    rename_arms_cross_chest: bool = Field(
+        True, description="Say 'deltoid stretch' where the annotations say 'armcrosschest'."
     )
+    unmatched_spans: Literal["skip", "abort", "close"] = Field(
+        "skip", description="A workout whose spans and timestamps differ in number."
+    )
+    length_mismatch: Literal["abort", "skip"] = Field(
+        "abort", description="A workout with more or fewer timestamps than frames."
+    )
+    drop_episodes_without_feedback: bool = Field(True, description="Leave out exercises without any feedback.")
+    full_workout_start: Literal["all", "strict"] = Field(
+        "all", description="`strict` loses the first feature step, as the fork does."
+    )
+    windows: Literal["tiled", "fork"] = Field("tiled", description="How feedbacks are dealt to sliding windows.")
 
 
 class CrossAttention(Strict):
@@ -46,9 +54,7 @@ class CrossAttention(Strict):
 
     layers: list[int] = Field(description="Decoder layers with cross-attention, counted from 0.")
     heads: int = Field(1, ge=1, description="Heads.")
-    attention_dim: int = Field(
-        4096, ge=1, description="Width of queries and keys; scores are divided by its root."
-    )
+    attention_dim: int = Field(4096, ge=1, description="Width of queries and keys; scores are divided by its root.")
     vision_dim: int = Field(1280, ge=1, description="Channels of a feature map.")
 
 
@@ -91,21 +97,15 @@ class FitcoachVariant(VariantCard):
 class BertScore(Strict):
     """Weights of BERTScore."""
 
-    weights: AssetFile | None = Field(
-        None, description="Folder of the encoder; without it the metric is absent."
-    )
-    model: str = Field(
-        "roberta_large", pattern=r"^[a-z0-9_]+$", description="Name that goes into the metric's name."
-    )
+    weights: AssetFile | None = Field(None, description="Folder of the encoder; without it the metric is absent.")
+    model: str = Field("roberta_large", pattern=r"^[a-z0-9_]+$", description="Name that goes into the metric's name.")
     layers: int = Field(17, ge=1, description="Layer whose states are compared.")
 
 
 class FitcoachScoring(Strict):
     """Metrics of the room."""
 
-    tolerance_s: float = Field(
-        3.0, gt=0, description="Window of a match in seconds; half of it to either side."
-    )
+    tolerance_s: float = Field(3.0, gt=0, description="Window of a match in seconds; half of it to either side.")
     tokenizer: Literal["untrained_punkt", "punkt_tab"] = Field(
         "untrained_punkt", description="Sentence splitter before METEOR."
     )
@@ -115,8 +115,8 @@ class FitcoachScoring(Strict):
 class FitcoachCard(SystemCard):
     """config/systems/fitcoach.yaml."""
 
+    LAYOUTS: ClassVar[tuple[str, ...]] = ("qevd",)
+
     extractors: dict[str, FitcoachExtractor] = Field(description="Feature extractors.")
     variants: dict[str, FitcoachVariant] = Field(min_length=1, description="Variants.")
-    scoring: FitcoachScoring = Field(
-        default_factory=FitcoachScoring, description="Metrics and their settings."
-    )
+    scoring: FitcoachScoring = Field(default_factory=FitcoachScoring, description="Metrics and their settings.")

@@ -1,0 +1,53 @@
+# make demo   sets everything up and runs the main job on the embedded demo, report included
+# make test   sets everything up and runs the linters' fast checks and all tests
+# make bench  measures the speed claims;  make lint  runs the linters;  make clean-shards  removes kept shards
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+WORDNET := $(VENV)/share/nltk_data/corpora/wordnet/lexnames
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test bench lint env clean-shards
+
+$(READY): envs/local.txt
+	@echo "creating the environment in $(VENV) (about 2 minutes, 2 GB)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r envs/local.txt
+	@echo "$(CURDIR)/lib" > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/sightline.pth
+	@touch $@
+
+$(WORDNET): $(READY)
+	@envs/system_packages.sh wordnet-base wordnet-sense-index
+	@$(BIN)/python -m sightline wordnet
+
+env: $(READY) $(WORDNET)
+
+demo: env
+	@echo "running the main job on the demo: results/fitcoach_metrics.json and the report"
+	snakemake
+	snakemake --report report.html
+	@$(BIN)/python -m sightline show results/fitcoach_metrics.json
+	@echo "report: report.html; pages: results/report/comparison.html, samples.html, timing.html"
+
+test: env
+	@envs/system_packages.sh ffmpeg
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+	$(BIN)/mypy lib/sightline
+
+bench: env
+	@envs/system_packages.sh ffmpeg
+	$(BIN)/python -m benchmarks
+
+clean-shards:
+	rm -rf results/runs/*/*/*/shards results/features/*/*/shards

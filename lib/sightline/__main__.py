@@ -1,0 +1,5 @@
+"""`python -m sightline VERB`."""
+
+from sightline.cli import main
+
+main()

@@ -1,0 +1,23 @@
+"""Turns the scores of one system into its metrics file."""
+
+from pathlib import Path
+
+from sightline.run.logs import stage
+
+with stage(snakemake) as job:
+    from sightline.registry import room
+    from sightline.report.summary import summarise
+
+    summary = snakemake.params.summary
+    job.counts = summarise(
+        title=summary["title"],
+        runs=summary["runs"],
+        paper=summary["paper"],
+        bootstrap=summary["bootstrap"],
+        partial=summary["partial"],
+        samples=[Path(path) for path in snakemake.input.samples],
+        scores=[Path(path) for path in snakemake.input.scores],
+        absent=[Path(path) for path in snakemake.input.absent],
+        specs=room(snakemake.wildcards.system, "score").metric_specs_of(summary["scoring"]),
+        target=Path(snakemake.output.metrics),
+    )
