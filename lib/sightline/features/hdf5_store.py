@@ -20,9 +20,9 @@ import h5py
 import numpy as np
 
 from sightline.errors import StoreError
-from sightline.features.items import MEND, FeatureInfo
+from sightline.features.items import MEND, DamagedError, FeatureInfo
 from sightline.features.store import FeatureStore, Mode
-from sightline.records.files import fsync_directory, to_json, whole_file
+from sightline.records.files import fsync_directory, to_json, write_bytes
 from sightline.records.lease import lease
 
 _ENDING = ".h5"
@@ -72,11 +72,13 @@ class Hdf5Store(FeatureStore):
         try:
             yield
         except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            raise StoreError(
-                f"HDF5 refuses: {error}", file=self._file_of(key), item=key, field=field,
-                mend="free disk space and run again; nothing was stored" if full else MEND,
-            ) from None  # fmt: skip
+            path, problem = self._file_of(key), f"HDF5 refuses: {error}"
+            code = error.errno if isinstance(error, OSError) else None
+            if code is None:  # HDF5's own complaints about the content carry no error number
+                raise DamagedError(problem, file=path, item=key, field=field, mend=MEND) from None
+            full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            mend = "free disk space and run again; nothing was stored" if full else "look at the disk and run again"
+            raise StoreError(problem, file=path, item=key, field=field, mend=mend) from None
 
     def _file(self, key: str) -> h5py.File:
         found = self._files.get(key)
@@ -96,14 +98,14 @@ class Hdf5Store(FeatureStore):
             value = bytes(self._file(key)["info"][()])
         body = value[4:]
         if len(value) < 4 or zlib.crc32(body) != int.from_bytes(value[:4], "big"):
-            raise StoreError("checksum of the description differs", file=self._file_of(key), item=key, mend=MEND)
+            raise DamagedError("checksum of the description differs", file=self._file_of(key), item=key, mend=MEND)
         return FeatureInfo.from_json(json.loads(body), file=self._file_of(key))
 
     def _commit(self, info: FeatureInfo, arrays: Mapping[str, np.ndarray]) -> None:
         body = to_json(info.to_json()).encode()
         value = zlib.crc32(body).to_bytes(4, "big") + body
-        with self._guarded(info.key), whole_file(self._file_of(info.key)) as temporary:
-            _write(temporary, info, arrays, value)
+        with self._guarded(info.key):
+            write_bytes(self._file_of(info.key), _image(info, arrays, value))
 
     def _read_rows(self, info: FeatureInfo, name: str, start: int, stop: int) -> np.ndarray:
         one = info.arrays[name]
@@ -128,11 +130,16 @@ class Hdf5Store(FeatureStore):
             fsync_directory(self.path)
 
 
-def _write(path: Path, info: FeatureInfo, arrays: Mapping[str, np.ndarray], value: bytes) -> None:
-    with h5py.File(path, "w", locking=False, libver="latest") as file:
+def _image(info: FeatureInfo, arrays: Mapping[str, np.ndarray], value: bytes) -> bytes:
+    """Returns the bytes of an item's file, made in memory: HDF5 can crash the process when a disk is full."""
+    room = sum(array.nbytes for array in arrays.values()) + (1 << 20)
+    memory = {"driver": "core", "backing_store": False, "block_size": room}
+    with h5py.File(f"{info.key}{_ENDING}", "w", libver="latest", **memory) as file:
         group = file.create_group("arrays")
         for name, array in arrays.items():
             chunked = array.size > 0 and array.ndim > 0
             chunks = (min(info.arrays[name].chunk_rows, len(array)), *array.shape[1:]) if chunked else None
             group.create_dataset(name, data=array, chunks=chunks)
         file.create_dataset("info", data=np.frombuffer(value, np.uint8))
+        file.flush()
+        return file.id.get_file_image()

@@ -23,6 +23,10 @@ CHUNK_BYTES = 1 << 20
 MEND = "run the stage that writes this store again: it checks every item and recomputes only the damaged one"
 
 
+class DamagedError(StoreError):
+    """Stored bytes are not those that were written; the item or the file can be set aside and made again."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArrayInfo:
     """What is known of one array without reading it.
@@ -84,7 +88,7 @@ class FeatureInfo:
         """Builds the description from a JSON object.
 
         Raises:
-            StoreError: The object does not have the fields of a description.
+            DamagedError: The object does not have the fields of a description.
         """
         try:
             arrays = {
@@ -98,12 +102,12 @@ class FeatureInfo:
             }
             return cls(str(row["key"]), arrays, dict(row["meta"]), str(row["digest"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"description of an item is damaged ({error!r})", file=file, mend=MEND) from None
+            raise DamagedError(f"description of an item is damaged ({error!r})", file=file, mend=MEND) from None
 
 
 def raw_bytes(rows: np.ndarray) -> memoryview:
     """Returns the bytes of an array as they are stored."""
-    return memoryview(np.ascontiguousarray(rows).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
 
 
 def _header(name: str, shape: tuple[int, ...], dtype: str) -> bytes:

@@ -18,13 +18,14 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 from weakref import WeakValueDictionary
 
 import lmdb
 import numpy as np
 
 from sightline.errors import StoreError
-from sightline.features.items import MEND, ArrayInfo, FeatureInfo, raw_bytes
+from sightline.features.items import MEND, ArrayInfo, DamagedError, FeatureInfo, raw_bytes
 from sightline.features.store import FeatureStore, Mode
 from sightline.records.files import fsync_directory, to_json
 from sightline.records.lease import lease
@@ -34,6 +35,8 @@ _FORMAT_KEY = b"format"
 _FORMAT = b"sightline-features 1"
 _READER_MAP_BYTES = 1 << 40  # address space only; a writer may grow the file far beyond what it was
 _WRITER_MAP_BYTES = 1 << 30
+# LMDB reports a write that was cut short, as on a full disk, as an input/output error.
+_DISK_FULL = ("No space left", "File too large", "quota", "Input/output error")
 _REBUILD = "move the file away and run the stage that writes it; only what it held is recomputed"
 
 
@@ -89,20 +92,29 @@ _open: WeakValueDictionary[tuple[int, int], _Environment] = WeakValueDictionary(
 _open_lock = threading.Lock()
 
 
+def _failure(problem: str, error: Exception, path: Path, key: str | None = None) -> StoreError:
+    if isinstance(error, lmdb.CorruptedError | lmdb.InvalidError | lmdb.PageNotFoundError):
+        return DamagedError(problem, file=path, item=key, mend=_REBUILD)
+    if isinstance(error, lmdb.DiskError) or any(words in problem for words in _DISK_FULL):
+        mend = "free disk space (or quota) and run again; nothing was stored"
+        return StoreError(problem, file=path, item=key, mend=mend)
+    return StoreError(problem, file=path, item=key, mend="look at the permissions and the disk, then run again")
+
+
 def check_not_truncated(path: Path) -> None:
     """Refuses a file shorter than its last page: touching what is missing would kill the process (SIGBUS).
 
     Raises:
-        StoreError: The file is truncated or is no LMDB file.
+        DamagedError: The file is truncated or is no LMDB file.
     """
     size = path.stat().st_size
     try:
         with lmdb.open(str(path), subdir=False, readonly=True, lock=False, create=False, max_dbs=0) as env:
             needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     except lmdb.Error as error:
-        raise StoreError(f"not a usable LMDB file ({error})", file=path, mend=_REBUILD) from None
+        raise _failure(f"cannot be opened ({error})", error, path) from None
     if needed > size:
-        raise StoreError(f"truncated: {size} of {needed} bytes are there", file=path, mend=_REBUILD)
+        raise DamagedError(f"truncated: {size} of {needed} bytes are there", file=path, mend=_REBUILD)
 
 
 def _environment(path: Path, writable: bool) -> _Environment:
@@ -126,7 +138,7 @@ def _environment(path: Path, writable: bool) -> _Environment:
         try:
             made = _Environment(path, writable, map_bytes)
         except (lmdb.Error, OSError) as error:
-            raise StoreError(f"cannot be opened ({error})", file=path, mend=_REBUILD) from None
+            raise _failure(f"cannot be opened ({error})", error, path) from None
         _open[(path.stat().st_dev, path.stat().st_ino)] = made
         return made
 
@@ -178,11 +190,7 @@ class LmdbStore(FeatureStore):
         try:
             yield
         except lmdb.Error as error:
-            full = isinstance(error, lmdb.DiskError) or "No space left" in str(error)
-            raise StoreError(
-                f"LMDB refuses: {error}", file=self.path, item=key,
-                mend="free disk space and run again; nothing was stored" if full else _REBUILD,
-            ) from None  # fmt: skip
+            raise _failure(f"LMDB refuses: {error}", error, self.path, key) from None
 
     @contextmanager
     def _reading(self, key: str | None = None) -> Iterator[lmdb.Transaction]:
@@ -226,7 +234,7 @@ class LmdbStore(FeatureStore):
             value = bytes(transaction.get(_info_key(key)) or b"")
         body = value[4:]
         if len(value) < 4 or zlib.crc32(body) != int.from_bytes(value[:4], "big"):
-            raise StoreError("checksum of the description differs", file=self.path, item=key, mend=MEND)
+            raise DamagedError("checksum of the description differs", file=self.path, item=key, mend=MEND)
         return FeatureInfo.from_json(json.loads(body), file=self.path)
 
     def _commit(self, info: FeatureInfo, arrays: Mapping[str, np.ndarray]) -> None:
@@ -254,11 +262,11 @@ class LmdbStore(FeatureStore):
         pieces = []
         with self._reading(info.key) as transaction:
             for number in range(start // per_segment, -(-stop // per_segment)):
-                value = transaction.get(_value_key(info.key, name, number))
+                value: Any = transaction.get(_value_key(info.key, name, number))
                 origin = number * per_segment
                 length = (min(per_segment, one.rows - origin)) * one.row_bytes
                 if value is None or len(value) != length:
-                    raise StoreError("rows are missing", file=self.path, item=info.key, field=name, mend=MEND)
+                    raise DamagedError("rows are missing", file=self.path, item=info.key, field=name, mend=MEND)
                 low, high = max(start, origin) - origin, min(stop, origin + per_segment) - origin
                 pieces.append(self._rows_of(value[low * one.row_bytes : high * one.row_bytes]))
         flat = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

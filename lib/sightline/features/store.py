@@ -15,9 +15,19 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from sightline.errors import StoreError
-from sightline.features.items import MEND, ArrayInfo, FeatureInfo, describe, digest_of, raw_bytes
+from sightline.features.items import MEND, ArrayInfo, DamagedError, FeatureInfo, describe, digest_of, raw_bytes
 
-__all__ = ["MEND", "SUFFIXES", "ArrayInfo", "Backend", "FeatureInfo", "FeatureStore", "Mode", "open_store"]
+__all__ = [
+    "MEND",
+    "SUFFIXES",
+    "ArrayInfo",
+    "Backend",
+    "DamagedError",
+    "FeatureInfo",
+    "FeatureStore",
+    "Mode",
+    "open_store",
+]
 
 Backend = Literal["lmdb", "hdf5"]
 Mode = Literal["r", "a"]
@@ -132,7 +142,8 @@ class FeatureStore(ABC):
                 are views of the store where possible; they stay valid after `close`.
 
         Raises:
-            StoreError: Key or name is absent, or a checksum differs; names file, key, array and mend.
+            StoreError: Key or name is absent.
+            DamagedError: A checksum differs; names file, key, array and mend.
         """
         info = self.info(key)
         result = {}
@@ -149,13 +160,14 @@ class FeatureStore(ABC):
         """Reads all of an item again and compares every checksum and the digest.
 
         Raises:
-            StoreError: The item is absent or damaged.
+            StoreError: The item is absent.
+            DamagedError: The item is damaged.
         """
         self._forget(key)
         info = self.info(key)
         digest = digest_of((name, one, self._read_checked(info, name, None)) for name, one in info.arrays.items())
         if digest != info.digest:
-            raise StoreError("the digest of the values differs", file=self.path, item=key, mend=MEND)
+            raise DamagedError("the digest of the values differs", file=self.path, item=key, mend=MEND)
         return info
 
     def quarantine(self, key: str) -> None:
@@ -167,6 +179,16 @@ class FeatureStore(ABC):
         self._require_writable()
         self._forget(key)
         self._remove(key)
+
+    def holder(self, key: str) -> FeatureStore:
+        """Returns the store that holds `key`: this one (a group of stores answers with a member).
+
+        Raises:
+            StoreError: The key is absent.
+        """
+        if key not in self:
+            raise self._absent(key)
+        return self
 
     def value_digests(self) -> dict[str, str]:
         """Returns key to digest, to compare stores across backends and shardings."""
@@ -201,7 +223,7 @@ class FeatureStore(ABC):
             if checked[chunk]:
                 continue
             if zlib.crc32(raw_bytes(found[offset : offset + one.chunk_rows])) != one.crc32[chunk]:
-                raise StoreError(
+                raise DamagedError(
                     f"checksum of chunk {chunk} differs: the stored bytes were damaged",
                     file=self.path,
                     item=info.key,
@@ -236,7 +258,8 @@ def open_store(path: str | Path, backend: Backend, mode: Mode = "r", *, timeout_
         timeout_s: How long a second writer waits for the first; None waits as long as it takes.
 
     Raises:
-        StoreError: The store is absent (mode `r`), truncated, or of another format.
+        StoreError: The store is absent (mode `r`), of another format, or its writer did not end in time.
+        DamagedError: The file is truncated or unreadable.
     """
     if mode not in ("r", "a"):
         raise StoreError(f"mode {mode!r} is unknown", file=path, mend='use "r" or "a"')
