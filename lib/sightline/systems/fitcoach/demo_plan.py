@@ -260,3 +260,15 @@ def _comment(generator: np.random.Generator, bout: Bout, delay: float) -> list[F
         if count < len(times) and count <= wrong_from:
             say(times[count] + 0.1, PRAISE, count=count)
     return sorted(said, key=lambda feedback: feedback.start)
+
+
+def coach_texts() -> list[str]:
+    """Returns everything the demo's coach may say, in a fixed order."""
+    names = [exercise.name for exercise in EXERCISES]
+    return [
+        *(pattern.format(name=name) for pattern in (FIRST, NEXT) for name in names),
+        *(text for texts in CORRECTIONS.values() for text in texts),
+        *(pattern.format(count=count) for pattern in PRAISE for count in _COUNTED),
+        *MENDED,
+        END,
+    ]
