@@ -12,6 +12,7 @@ import numpy as np
 from sightline.assets.acquire import locate
 from sightline.errors import VideoError
 from sightline.features.index import FeatureIndex, WorkStores, write_shard_index
+from sightline.metrics.aggregate import MetricSpec
 from sightline.records.files import content_key, read_json, sha256_file, write_json
 from sightline.records.rows import read_predictions, read_samples, read_scores, write_lines, write_parquet
 from sightline.records.types import Sample, Score, View
@@ -20,7 +21,7 @@ from sightline.run.progress import progress_bar
 from sightline.run.shards import StopRequest, deal_out, draw_samples, make_plan, run_shard, shard_number
 from sightline.run.stages import split_folder
 from sightline.systems.fitcoach.media import LANDMARK
-from sightline.systems.fitcoach.score import ScoreSettings, matched_pairs, score
+from sightline.systems.fitcoach.score import ScoreSettings, matched_pairs, metric_specs, score
 
 log = logging.getLogger(__name__)
 _SHOWN = 10
@@ -128,7 +129,7 @@ def _timestamps_of(folder: Path, video: str) -> Path:
 
 def _features_by_video(index: FeatureIndex) -> dict[str, tuple[str, np.ndarray]]:
     found: dict[str, tuple[str, np.ndarray]] = {}
-    for key in index.keys():
+    for key in index.keys():  # noqa: SIM118 - an index is no dict
         video = str(index.info(key).meta["video_id"])
         found[video] = (key, index.read(key, ["timestamps"])["timestamps"])
     return found
@@ -273,6 +274,11 @@ def score_settings(scoring: dict[str, Any], encoders: list[str] | None = None) -
         bertscore_model=bertscore["model"],
         bertscore_layers=bertscore["layers"],
     )
+
+
+def metrics_of(scoring: dict[str, Any]) -> tuple[MetricSpec, ...]:
+    """Returns the metrics the card asks for, as the summary aggregates them."""
+    return metric_specs(score_settings(scoring))
 
 
 def draw_run(
