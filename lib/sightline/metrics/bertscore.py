@@ -23,11 +23,6 @@ _EMBEDDING_PAD = 2.0  # what bert_score pads with; masked out before it counts
 _LONGEST_SENSIBLE = 1_000_000
 
 
-def bertscore_name(model: str, layers: int) -> str:
-    """Returns the metric's name, e.g. `bertscore_roberta-large_l17`."""
-    return f"bertscore_{model}_l{layers}"
-
-
 def check_model(folder: Path) -> None:
     """Checks that `folder` is a model in Hugging Face layout.
 

@@ -8,6 +8,7 @@ What repeats between pairs (tokens, stems, synonym sets, whole pairs) is compute
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -24,10 +25,6 @@ from nltk.tokenize.punkt import PunktSentenceTokenizer
 from rapidfuzz.distance import LCSseq
 
 from sightline.metrics import MetricUnavailable
-
-METEOR_UNTRAINED_PUNKT = "meteor_nltk_untrained_punkt"
-METEOR_PUNKT = "meteor_nltk"
-ROUGE_L = "rouge_l_rouge_score"
 
 Tokenizer = Callable[[str], Sequence[str]]
 
@@ -73,7 +70,9 @@ def open_wordnet(folder: Path | None = None) -> WordNetCorpusReader:
         data = str(Path(folder).resolve().parents[1])  # NLTK reads nothing outside its data path
         if data not in nltk.data.path:
             nltk.data.path.append(data)
-        return WordNetCorpusReader(FileSystemPathPointer(str(Path(folder).resolve())), None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about other languages, which nothing here asks for
+            return WordNetCorpusReader(FileSystemPathPointer(str(Path(folder).resolve())), None)
     except (LookupError, OSError) as error:
         first = str(error).strip().strip("*").strip().splitlines()[0].strip()
         raise MetricUnavailable(

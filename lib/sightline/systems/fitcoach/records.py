@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, Self
@@ -14,7 +13,7 @@ from sightline.errors import InputError
 
 
 @cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
@@ -34,8 +33,9 @@ class _Payload:
         Raises:
             InputError: A field is missing, unknown or of the wrong type; names item and field.
         """
+        kind: Any = cls
         try:
-            return _adapter(cls).validate_json(json.dumps(row))  # JSON: strict mode takes no dict from Python
+            return _adapter(kind).validate_json(json.dumps(row))  # JSON: strict mode takes no dict from Python
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or None

@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Literal
 
 from sightline.errors import InputError
-from sightline.metrics import MetricUnavailable
+from sightline.metrics import (
+    METEOR_PUNKT,
+    METEOR_UNTRAINED_PUNKT,
+    ROUGE_L,
+    MetricUnavailable,
+    bertscore_name,
+)
 from sightline.metrics.aggregate import MetricSpec
 from sightline.metrics.temporal import TemporalMatch, match_feedbacks
 from sightline.records.types import Prediction, Sample, Score
 from sightline.systems.fitcoach.records import Coaching, Episode
 
 PRECISION, RECALL, F_SCORE = "temporal_precision", "temporal_recall", "temporal_f"
-ROUGE_L = "rouge_l_rouge_score"
 LLM_ACCURACY = "llm_acc"
 
 Pair = tuple[str, str]
@@ -52,12 +57,12 @@ class ScoreSettings:
     @property
     def meteor(self) -> str:
         """Name of the METEOR metric, which says the sentence splitter."""
-        return "meteor_nltk" if self.tokenizer == "punkt_tab" else "meteor_nltk_untrained_punkt"
+        return METEOR_PUNKT if self.tokenizer == "punkt_tab" else METEOR_UNTRAINED_PUNKT
 
     @property
     def bertscore(self) -> str:
         """Name of the BERTScore metric, which says the encoder and its layer."""
-        return f"bertscore_{self.bertscore_model}_l{self.bertscore_layers}"
+        return bertscore_name(self.bertscore_model, self.bertscore_layers)
 
 
 def metric_specs(settings: ScoreSettings | None = None) -> tuple[MetricSpec, ...]:
