@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from sightline.errors import NonFiniteError, VideoError
-from sightline.systems.fitcoach.model.cnn import FRAMES_PER_STEP, CnnState, StreamingEfficientNet
+from sightline.systems.fitcoach.model.cnn import FEATURE_CHANNELS, FRAMES_PER_STEP, CnnState, StreamingEfficientNet
 from sightline.video.decode import iter_frames
 from sightline.video.sampling import frames_at_rate, seconds_from_ns
 
@@ -239,7 +239,7 @@ def _run_cnn(
             frames = batch.to(device).permute(0, 3, 1, 2).float() / scale
             features, carry.state = cnn(frames, carry.state)
             outputs.append(features)
-    steps = torch.cat(outputs)[discarded:] if outputs else torch.zeros((0, 0))
+    steps = torch.cat(outputs)[discarded:] if outputs else torch.zeros((0, FEATURE_CHANNELS, 0, 0))
     last = FRAMES_PER_STEP * (discarded + np.arange(len(steps))) + FRAMES_PER_STEP - 1 - before
     return steps.cpu().contiguous().numpy(), last
 
@@ -257,7 +257,7 @@ def _extract(
     pictures = _ahead(_pictures(path, used, len(times_s), settings, rotate))
     with closing(pictures):
         features, last = _run_cnn(pictures, carry, settings, cnn, device)
-    finite = np.isfinite(features).reshape(len(features), -1).all(axis=1)
+    finite = np.isfinite(features).all(axis=(1, 2, 3))
     if not finite.all():
         raise NonFiniteError(
             f"NaN or infinity in feature step {int(np.argmin(finite))}", file=path, item=path.stem,

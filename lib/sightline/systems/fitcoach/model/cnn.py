@@ -225,9 +225,10 @@ def load_classifier(path: str | Path, *, allow_missing: Sequence[str] = ()) -> t
         NonFiniteError: A weight is NaN or infinite.
     """
     state = read_state_dict(path)
-    bias = next((tensor for name, tensor in state.items() if name.endswith("2.1.bias")), None)
+    last = list(state.values())[-1]
+    bias = next((tensor for name, tensor in state.items() if name.endswith("2.1.bias")), last)
     with torch.device("meta"):
-        model = ActionClassifier(1 if bias is None else len(bias))
+        model = ActionClassifier(bias.numel() if bias.ndim == 1 else 1)
     report = load_into(
         model, state, CNN_KEYS, allow_missing=allow_missing, allow_left_over=(".*",),
         dtype=torch.float32, file=path,
