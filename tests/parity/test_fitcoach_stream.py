@@ -92,7 +92,7 @@ def test_one_by_one(loop, case, merge_lora):
     assert result.passes == len(case["raw_argmax"])
 
 
-@pytest.mark.parametrize("look_ahead", [2, 5, 64])
+@pytest.mark.parametrize("look_ahead", [2, 16])
 @pytest.mark.parametrize(("loop", "case"), CASES)
 def test_looking_ahead(loop, case, look_ahead):
     model, _ = golden_model()

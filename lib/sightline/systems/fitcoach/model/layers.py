@@ -6,6 +6,8 @@ attention lays them out as rows. Positions, rows and masks of a step are worked 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -71,8 +73,9 @@ class LoraLinear(nn.Module):
         """Adds the LoRA product to the weight, in float32, and removes the branch."""
         if self.lora_A is None or self.lora_B is None:
             return
-        product = self.lora_B["default"].weight.float() @ self.lora_A["default"].weight.float()
-        self.weight = nn.Parameter((self.weight.float() + self.scaling * product).to(self.weight.dtype))
+        up, down = self.lora_B.get_parameter("default.weight"), self.lora_A.get_parameter("default.weight")
+        merged = self.weight.float() + self.scaling * (up.float() @ down.float())
+        self.weight = nn.Parameter(merged.to(self.weight.dtype), requires_grad=self.weight.requires_grad)
         self.lora_A = self.lora_B = None
 
 
@@ -205,13 +208,19 @@ class CrossAttention(nn.Module):
 
     def project(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """See `FrameAttention.project`."""
-        return self.attn_layers[0].project(maps)
+        return self._attention.project(maps)
+
+    @property
+    def _attention(self) -> FrameAttention:
+        return cast(FrameAttention, self.attn_layers[0])
 
     def forward(self, hidden: Tensor, frames: tuple[Tensor, Tensor], step: Step) -> Tensor:
         """Adds to the tokens of `step.vision` what they read in their frames [B, T, places, attn_dim]."""
+        if step.vision is None or step.vision_rows is None or step.vision_frames is None:
+            return hidden
         picked = (step.vision_rows, step.vision_frames)
         keys, values = frames[0][picked], frames[1][picked]
-        read, _ = self.attn_layers[0](hidden[step.vision], keys, values, step.vision_gate)
+        read, _ = self._attention(hidden[step.vision], keys, values, step.vision_gate)
         return hidden.index_add(0, step.vision, read)
 
 
@@ -237,6 +246,6 @@ class DecoderLayer(nn.Module):
         """Maps [M, hidden] to [M, hidden]."""
         hidden = hidden + self.self_attn(self.input_layernorm(hidden), step, rotary, cache)
         hidden = hidden + self.mlp(self.post_attention_layernorm(hidden))
-        if self.xattn_layer is not None and frames is not None and step.vision is not None:
+        if self.xattn_layer is not None and frames is not None:
             hidden = self.xattn_layer(hidden, frames, step)
         return hidden

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sightline.systems.fitcoach.model.config import StreamVlmConfig
 from sightline.systems.fitcoach.model.layers import (
+    CrossAttention,
     DecoderLayer,
     KeyValueCache,
     LoraLinear,
@@ -72,7 +73,7 @@ class StreamVlm(nn.Module):
         return {
             index: layer.xattn_layer.project(maps)
             for index, layer in enumerate(self.model.layers)
-            if layer.xattn_layer is not None
+            if isinstance(layer.xattn_layer, CrossAttention)
         }
 
     def hidden_states(
