@@ -23,6 +23,14 @@ def _show(arguments: argparse.Namespace) -> None:
     print(as_text(arguments.metrics))
 
 
+def _manual(arguments: argparse.Namespace) -> None:
+    from sightline.config.manual import write_manual
+    from sightline.registry import card_models
+
+    for path in write_manual(arguments.folder, card_models()):
+        print(f"written: {path}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sightline", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -33,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     show = verbs.add_parser("show", help="print a metrics file as a table")
     show.add_argument("metrics", type=Path, help="results/<system>_metrics.json")
     show.set_defaults(run=_show)
+    manual = verbs.add_parser("manual", help="write the tables of config/README.md and config/schema.json")
+    manual.add_argument("--folder", type=Path, default=Path("config"), help="configuration folder (default: config)")
+    manual.set_defaults(run=_manual)
     return parser
 
 
