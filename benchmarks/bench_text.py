@@ -7,10 +7,8 @@ every round. Before anything is timed, all arms are compared on the same pairs.
 from __future__ import annotations
 
 import random
-import statistics
-import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -22,6 +20,8 @@ from rouge_score import tokenizers
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.scoring import BootstrapAggregator
 from sightline.metrics.text import Meteor, RougeL, tokenize_untrained_punkt
+
+from benchmarks.timing import interleave
 
 Pair = tuple[str, str]
 Arm = Callable[[Sequence[Any]], list[float]]
@@ -195,19 +195,14 @@ def compare(
     values = {label: arm(pairs) for label, (arm, pairs) in arms.items()}
     whole = max(values.values(), key=len)
     difference = max(abs(a - b) for found in values.values() for a, b in zip(found, whole, strict=False))
-    seconds: dict[str, list[float]] = {label: [] for label in arms}
-    for _ in range(rounds):
-        for label, (arm, pairs) in arms.items():
-            started = time.process_time()
-            arm(pairs)
-            seconds[label].append((time.process_time() - started) / len(pairs))
-    median = {label: statistics.median(found) for label, found in seconds.items()}
+    taken = interleave({label: partial(arm, pairs) for label, (arm, pairs) in arms.items()}, rounds)
+    per_pair = {
+        label: {key: seconds / len(arms[label][1]) for key, seconds in found.items()} for label, found in taken.items()
+    }
+    median = {label: found["median_s"] for label, found in per_pair.items()}
     return {
         "name": name,
-        "arms": {
-            label: {"median_s": median[label], "min_s": min(found), "max_s": max(found)}
-            for label, found in seconds.items()
-        },
+        "arms": per_pair,
         "ratios": {label: median[slow] / median[fast] for label, (slow, fast) in ratios.items()},
         "max_difference": difference,
         "equal": difference <= tolerance,
