@@ -58,7 +58,7 @@ class Span:
     last_frame: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # an array has no truth value to compare by
 class Workout:
     """One annotated video.
 
