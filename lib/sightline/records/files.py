@@ -60,17 +60,30 @@ def write_text(target: str | Path, text: str) -> None:
     write_bytes(target, text.encode("utf-8"))
 
 
-def to_json(value: Any, *, indent: int | None = None) -> str:
-    """Returns strict JSON (no NaN) with sorted keys, so that equal values give equal bytes."""
-    separators = (",", ":") if indent is None else (",", ": ")
-    return json.dumps(
-        value, ensure_ascii=False, sort_keys=True, allow_nan=False, indent=indent, separators=separators
-    )
+_COMPACT = json.JSONEncoder(ensure_ascii=False, sort_keys=True, allow_nan=False, separators=(",", ":"))
+_INDENTED = json.JSONEncoder(ensure_ascii=False, sort_keys=True, allow_nan=False, indent=2)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not valid JSON")
+
+
+_STRICT = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def to_json(value: Any) -> str:
+    """Returns strict JSON (no NaN) on one line with sorted keys, so that equal values give equal bytes."""
+    return _COMPACT.encode(value)
+
+
+def from_json(text: str) -> Any:
+    """Parses strict JSON; NaN and Infinity raise ValueError, as every syntax error does."""
+    return _STRICT.decode(text)
 
 
 def write_json(target: str | Path, value: Any) -> None:
     """Writes `value` as indented strict JSON with sorted keys."""
-    write_text(target, to_json(value, indent=2) + "\n")
+    write_text(target, _INDENTED.encode(value) + "\n")
 
 
 def read_json(path: str | Path, *, mend: str | None = None) -> Any:
@@ -79,21 +92,14 @@ def read_json(path: str | Path, *, mend: str | None = None) -> Any:
     Raises:
         InputError: The file is missing, is not UTF-8 JSON or holds a NaN or Infinity literal.
     """
-
-    def refuse_constant(name: str) -> Any:
-        raise ValueError(f"{name} is not valid JSON")
-
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-        return json.loads(text, parse_constant=refuse_constant)
+        return from_json(Path(path).read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise InputError("file not found", file=path, mend=mend or "create it or correct the path") from None
     except IsADirectoryError:
         raise InputError("a folder stands where a JSON file is expected", file=path, mend=mend) from None
     except (UnicodeDecodeError, ValueError) as error:
-        raise InputError(
-            f"not valid JSON ({error})", file=path, mend=mend or "fetch or write the file again"
-        ) from None
+        raise InputError(f"not valid JSON ({error})", file=path, mend=mend or "fetch or write the file again") from None
 
 
 def sha256_file(path: str | Path) -> str:

@@ -7,12 +7,13 @@ import logging
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sightline.errors import InputError, StoreError
-from sightline.records.files import fsync_directory, to_json, whole_file
+from sightline.records.files import from_json, fsync_directory, to_json, whole_file
 from sightline.records.types import Prediction, Record, Sample, Score, View
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class Journal:
             self._blocks.update(self._read(path))
         self._mend_tail()
         self._stream = open(self.path, "ab")  # noqa: SIM115 - open for the life of the journal
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="fsync")
+        self._pending: Future[None] | None = None
         fsync_directory(self.folder)
 
     def _read(self, path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -77,16 +80,28 @@ class Journal:
         return self._blocks[block]
 
     def append(self, block: str, rows: Sequence[Record]) -> None:
-        """Makes a finished block durable before returning."""
+        """Writes a finished block.
+
+        When this returns the block survives the death of the process; it survives a power failure once
+        the next `append` or `close` has returned, since the disk is awaited while the next block is computed.
+        """
         plain = [row.to_json() for row in rows]
         body = to_json({"block": block, "rows": plain}).encode("utf-8")
         self._stream.write(b"%08x %s\n" % (zlib.crc32(body), body))
         self._stream.flush()
-        os.fsync(self._stream.fileno())
+        self._await_disk()
+        self._pending = self._disk.submit(os.fsync, self._stream.fileno())
         self._blocks[block] = json.loads(body)["rows"]
 
+    def _await_disk(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
     def close(self) -> None:
-        """Closes the file; everything appended is already durable."""
+        """Waits for the disk and closes the file."""
+        self._await_disk()
+        self._disk.shutdown()
         self._stream.close()
 
     def __enter__(self) -> Journal:
@@ -110,10 +125,6 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
     Raises:
         InputError: The file is missing or a line is not strict JSON; names the line.
     """
-
-    def refuse(name: str) -> Any:
-        raise ValueError(f"{name} is not valid JSON")
-
     try:
         stream = open(path, encoding="utf-8-sig")  # noqa: SIM115 - closed below
     except FileNotFoundError:
@@ -124,7 +135,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
             if not text:
                 continue
             try:
-                yield number, json.loads(text, parse_constant=refuse)
+                yield number, from_json(text)
             except ValueError as error:
                 raise InputError(
                     f"line {number} is not valid JSON ({error})", file=path, mend="correct or remove the line"
@@ -160,14 +171,17 @@ def _schema(kind: type[Record]) -> Any:
 
 def write_parquet(target: str | Path, kind: type[RecordType], records: Iterable[RecordType]) -> None:
     """Writes records sorted by id (and metric) in row groups of 1000: equal records give equal bytes."""
+    ordered = sorted(records, key=lambda record: (record.id, getattr(record, "metric", "")))  # type: ignore[attr-defined]
+    write_columns(target, kind, {item.name: [getattr(one, item.name) for one in ordered] for item in fields(kind)})
+
+
+def write_columns(target: str | Path, kind: type[Record], columns: dict[str, list[Any]]) -> None:
+    """Writes records given as columns, already sorted; see `write_parquet`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    ordered = sorted(records, key=lambda record: (record.id, getattr(record, "metric", "")))  # type: ignore[attr-defined]
-    columns: dict[str, list[Any]] = {}
-    for entry in fields(kind):
-        values = [getattr(record, entry.name) for record in ordered]
-        columns[entry.name] = [to_json(value) for value in values] if entry.name in _JSON_COLUMNS else values
+    for name in _JSON_COLUMNS & columns.keys():
+        columns[name] = [to_json(value) for value in columns[name]]
     table = pa.Table.from_pydict(columns, schema=_schema(kind))
     with whole_file(target) as temporary:
         pq.write_table(table, temporary, row_group_size=ROW_GROUP, compression="zstd", version="2.6")
@@ -187,18 +201,17 @@ def read_parquet(path: str | Path, kind: type[RecordType]) -> list[RecordType]:
     except FileNotFoundError:
         raise StoreError("file not found", file=path, mend="run the stage that writes it") from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(
-            f"not a readable Parquet file ({error})", file=path, mend="delete it and run again"
-        ) from None
-    if table.schema.names != [entry.name for entry in fields(kind)]:
+        raise StoreError(f"not a readable Parquet file ({error})", file=path, mend="delete it and run again") from None
+    names = [entry.name for entry in fields(kind)]
+    if table.schema.names != names:
         raise StoreError(
             f"columns are not those of a {kind.__name__}", file=path, mend="delete it and run the stage again"
         )
-    rows = table.to_pylist()
-    for row in rows:
-        for name in _JSON_COLUMNS & row.keys():
-            row[name] = json.loads(row[name])
-    return [kind(**row) for row in rows]
+    columns = [
+        [from_json(text) for text in table[name].to_pylist()] if name in _JSON_COLUMNS else table[name].to_pylist()
+        for name in names
+    ]
+    return [kind(*row) for row in zip(*columns, strict=True)]
 
 
 def read_samples(path: str | Path) -> list[Sample]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from sightline.errors import StoreError
-from sightline.records.rows import read_lines, read_samples, write_parquet
+from sightline.records.rows import read_lines, read_samples, write_columns
 from sightline.records.types import Prediction
 from sightline.run.shards import sample_key
 
 log = logging.getLogger(__name__)
-_FIELDS = frozenset(("id", "status", "reason", "output", "files", "seed", "key"))
+_FIELDS = ("id", "status", "reason", "output", "files", "seed", "key")
+_FIELD_SET = frozenset(_FIELDS)
 _SHOWN = 5
 
 
@@ -21,7 +22,7 @@ def _quick_check(row: Any) -> bool:
     """Accepts a well-formed row fast; anything else goes through the slow check that explains itself."""
     return (
         type(row) is dict
-        and row.keys() == _FIELDS
+        and row.keys() == _FIELD_SET
         and type(row["id"]) is str
         and row["status"] in ("ok", "failed")
         and type(row["output"]) is dict
@@ -29,31 +30,30 @@ def _quick_check(row: Any) -> bool:
     )
 
 
-def collect_predictions(shards: Sequence[str | Path]) -> dict[str, tuple[Prediction, str]]:
-    """Reads all shard files into id -> (prediction, file); identical duplicates collapse with a warning.
+def collect_predictions(shards: Sequence[str | Path]) -> dict[str, tuple[dict[str, Any], str]]:
+    """Reads all shard files into id -> (row, file); identical duplicates collapse with a warning.
 
     Raises:
         StoreError: Two shards hold different predictions for one id.
         InputError: A row is malformed.
     """
-    found: dict[str, tuple[Prediction, str]] = {}
+    found: dict[str, tuple[dict[str, Any], str]] = {}
     for path in shards:
         name = str(path)
         for number, row in read_lines(path):
-            if _quick_check(row):
-                prediction = Prediction(**row)
-            else:
-                prediction = Prediction.from_json(row, file=name, item=f"line {number}")
-            earlier = found.get(prediction.id)
+            if not _quick_check(row):
+                row = Prediction.from_json(row, file=name, item=f"line {number}").to_json()
+            identifier = row["id"]
+            earlier = found.get(identifier)
             if earlier is None:
-                found[prediction.id] = (prediction, name)
-            elif earlier[0] == prediction:
-                log.warning("%s: identical row for %s stands in %s too", name, prediction.id, earlier[1])
+                found[identifier] = (row, name)
+            elif earlier[0] == row:
+                log.warning("%s: identical row for %s stands in %s too", name, identifier, earlier[1])
             else:
                 raise StoreError(
                     f"conflicts with the prediction in {earlier[1]}",
                     file=name,
-                    item=prediction.id,
+                    item=identifier,
                     mend="delete both shard files and run again",
                 )
     return found
@@ -86,11 +86,11 @@ def merge_predictions(samples_path: str | Path, shards: Sequence[str | Path], ta
             file=found[extra[0]][1],
             mend=mend,
         )
-    runs = sorted({prediction.key.partition("-")[0] for prediction, _ in found.values()})
+    runs = sorted({row["key"].partition("-")[0] for row, _ in found.values()})
     if len(runs) > 1:
         raise StoreError(f"shards come from {len(runs)} different settings: {_listed(runs)}", file=target, mend=mend)
     stale = sorted(
-        name for name, (prediction, _) in found.items() if prediction.key.partition("-")[2] != sample_key(samples[name])
+        name for name, (row, _) in found.items() if row["key"].partition("-")[2] != sample_key(samples[name])
     )
     if stale:
         raise StoreError(
@@ -98,8 +98,9 @@ def merge_predictions(samples_path: str | Path, shards: Sequence[str | Path], ta
             file=found[stale[0]][1],
             mend=mend,
         )
-    write_parquet(target, Prediction, (prediction for prediction, _ in found.values()))
-    failed = [prediction for prediction, _ in found.values() if prediction.status == "failed"]
-    for prediction in failed[:_SHOWN]:
-        log.warning("%s failed: %s", prediction.id, prediction.reason)
+    rows = [found[name][0] for name in sorted(found)]
+    write_columns(target, Prediction, {name: [row[name] for row in rows] for name in _FIELDS})
+    failed = [row for row in rows if row["status"] == "failed"]
+    for row in failed[:_SHOWN]:
+        log.warning("%s failed: %s", row["id"], row["reason"])
     return {"samples": len(samples), "ok": len(samples) - len(failed), "failed": len(failed)}

@@ -36,17 +36,19 @@ class Quirks(Strict):
     rename_arms_cross_chest: bool = Field(
         True, description="Say 'deltoid stretch' where the annotations say 'armcrosschest'."
     )
-    unmatched_spans: Literal["skip", "abort", "close"] = Field(
-        "skip", description="A workout whose spans and timestamps differ in number."
+    unclosed_last_span: Literal["skip", "abort", "close"] = Field(
+        "skip", description="A feedback still shown at the last frame, or spans and timestamps that differ in number."
     )
     length_mismatch: Literal["abort", "skip"] = Field(
         "abort", description="A workout with more or fewer timestamps than frames."
     )
-    drop_episodes_without_feedback: bool = Field(True, description="Leave out exercises without any feedback.")
-    full_workout_start: Literal["all", "strict"] = Field(
-        "all", description="`strict` loses the first feature step, as the fork does."
+    drop_silent_episodes: bool = Field(True, description="Leave out exercises without any feedback.")
+    full_workout_cut: Literal["fixed", "published"] = Field(
+        "fixed", description="`published` loses the first feature step, as the fork does."
     )
-    windows: Literal["tiled", "fork"] = Field("tiled", description="How feedbacks are dealt to sliding windows.")
+    window_dealing: Literal["fixed", "published"] = Field(
+        "fixed", description="How feedbacks are dealt to sliding windows."
+    )
 
 
 class CrossAttention(Strict):
