@@ -23,7 +23,7 @@ class MetricRow:
     value: str = NONE
     interval: str = ""
     samples: str = NONE
-    left_out: str = ""
+    left_out: list[str] = field(default_factory=list)
     coverage: str = NONE
     items: str = ""
     paper: str = NONE
@@ -42,8 +42,10 @@ class RunBlock:
     dataset: str
     names: str
     demo: bool
+    compared: bool
     note: str
     facts: list[str]
+    dropped: list[tuple[str, str]]
     rows: list[MetricRow]
     reference: str = ""
     deviations: list[str] = field(default_factory=list)
@@ -116,8 +118,10 @@ def _run(system: str, run: Mapping[str, Any], order: Sequence[str]) -> RunBlock:
         dataset=run["dataset_title"],
         names=f"{run['dataset']} / {run['variant']}",
         demo=run["demo"],
+        compared=_may_compare(run),
         note=run.get("dataset_note") or "",
         facts=_facts(run),
+        dropped=[(count(entry["count"]), entry["reason"]) for entry in run.get("dropped", [])],
         rows=[_metric(name, metrics[name], run) for name in names],
         reference=f"{published['reference']}; {published['source']}" if published["compared"] else "",
         deviations=published.get("deviations", []),
@@ -135,12 +139,16 @@ def _facts(run: Mapping[str, Any]) -> list[str]:
     return facts
 
 
+def _may_compare(run: Mapping[str, Any]) -> bool:
+    return bool(run["paper"]["compared"] and not run["demo"])
+
+
 def _metric(name: str, entry: Mapping[str, Any], run: Mapping[str, Any]) -> MetricRow:
-    may_compare = run["paper"]["compared"] and not run["demo"]
+    may_compare = _may_compare(run)
     if "absent" in entry:
         published = run["paper"].get("values", {}).get(name) if may_compare else None
         paper = NONE if published is None else number(published)
-        return MetricRow(name, absent=entry["absent"], paper=paper)
+        return MetricRow(name, absent=entry["absent"].replace(" -> ", "; "), paper=paper)
     low, high = entry["ci_low"], entry["ci_high"]
     verdict, why = _why(entry, run["demo"])
     paper = entry["paper"] if may_compare else None
@@ -160,13 +168,9 @@ def _metric(name: str, entry: Mapping[str, Any], run: Mapping[str, Any]) -> Metr
     )
 
 
-def _left_out(entry: Mapping[str, Any]) -> str:
-    parts = [
-        f"{count(entry[field])} {word}"
-        for field, word in (("n_unscored", "unscored"), ("n_error", "failed"))
-        if entry[field]
-    ]
-    return ", ".join(parts)
+def _left_out(entry: Mapping[str, Any]) -> list[str]:
+    words = (("n_unscored", "unscored"), ("n_error", "failed"))
+    return [f"{count(entry[name])} {word}" for name, word in words if entry[name]]
 
 
 def _items(entry: Mapping[str, Any]) -> str:
@@ -184,6 +188,9 @@ def _why(entry: Mapping[str, Any], demo: bool) -> tuple[str, str]:
     if paper["within"] is None:
         return "", entry.get("paper_note") or ""
     note = f"; {paper['note']}" if paper["note"] else ""
+    low, high = entry["ci_low"], entry["ci_high"]
+    inside = low is not None and low <= paper["value"] <= high
     if paper["within"]:
         return "within", f"within {tolerance}{note}"
-    return "outside", f"outside {tolerance}{note}; see the known deviations below"
+    reason = "the paper's value lies inside our interval" if inside else "see the known deviations below"
+    return "outside", f"outside {tolerance}{note}; {reason}"

@@ -13,8 +13,8 @@ from sightline.report.views import Mark, TimelineView
 
 WIDTH = 1000.0
 MOST_CHARACTERS = 600
-_BOX_WIDTH = 186.0
-_BOX_CHARACTERS = 27
+_BOX_WIDTH = 206.0
+_BOX_COLUMNS = 23.5
 _BOX_LINES = 4
 _MOST_BOXES = 40
 _LINE = 16.0
@@ -23,6 +23,8 @@ _GAP = 7.0
 _RAIL_GAP = 46.0
 _LABEL = 20.0
 _TICK_STEPS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
+_NARROW = frozenset(" ijlt.,:;!|'()[]")
+_BROAD = frozenset("mw@%<>=+_")
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -97,15 +99,22 @@ def _visible(character: str) -> str:
     return character
 
 
-def _columns(text: str) -> int:
-    """Returns the width of text in columns of a Latin letter; wide and picture characters take two."""
-    return sum(
-        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
-        for letter in text
-    )
+def _columns(text: str) -> float:
+    """Returns about how wide text is in a wide sans-serif face; 1 is the letter n."""
+    return sum(_column(letter) for letter in text)
 
 
-def wrap(text: str, columns: int = _BOX_CHARACTERS, most_lines: int = _BOX_LINES) -> list[str]:
+def _column(letter: str) -> float:
+    if unicodedata.combining(letter):
+        return 0.0
+    if unicodedata.east_asian_width(letter) in "WF":
+        return 2.0
+    if letter in _NARROW:
+        return 0.55
+    return 1.35 if letter.isupper() or letter in _BROAD else 1.0
+
+
+def wrap(text: str, columns: float = _BOX_COLUMNS, most_lines: int = _BOX_LINES) -> list[str]:
     """Wraps text at spaces, breaks words that are too long, and ends the last line with `…` if text is left."""
     words: list[str] = []
     for word in text.split():
@@ -116,7 +125,7 @@ def wrap(text: str, columns: int = _BOX_CHARACTERS, most_lines: int = _BOX_LINES
         words.append(word)
     lines: list[str] = []
     for word in words:
-        if lines and _columns(lines[-1]) + 1 + _columns(word) <= columns:
+        if lines and _columns(lines[-1]) + _column(" ") + _columns(word) <= columns:
             lines[-1] += f" {word}"
         else:
             lines.append(word)
@@ -125,10 +134,10 @@ def wrap(text: str, columns: int = _BOX_CHARACTERS, most_lines: int = _BOX_LINES
     return lines or ["(empty)"]
 
 
-def _head(word: str, columns: int) -> str:
-    used, end = 0, 0
+def _head(word: str, columns: float) -> str:
+    used, end = 0.0, 0
     for letter in word:
-        used += _columns(letter)
+        used += _column(letter)
         if used > columns and end:
             break
         end += 1
@@ -179,7 +188,7 @@ def _lane(marks: Sequence[Mark], duration: float, with_boxes: bool) -> _Lane:
     xs = [_x(mark.time, duration) for mark in marks]
     if not with_boxes:
         return _Lane(marks, xs, [], [], [], [])
-    lefts = [round(min(max(x - 8, 0.0), WIDTH - _BOX_WIDTH), 1) for x in xs]
+    lefts = [round(min(max(x - 8, 1.0), WIDTH - _BOX_WIDTH - 1), 1) for x in xs]
     texts = [wrap(shown(mark.text)) for mark in marks]
     rows = _rows(lefts)
     heights = [0.0] * (max(rows, default=-1) + 1)

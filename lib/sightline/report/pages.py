@@ -65,6 +65,11 @@ class _RunCards:
     cards: list[_Card] = field(default_factory=list)
 
 
+def breakable(name: str) -> Markup:
+    """Returns an escaped name that may be broken after an underscore."""
+    return Markup("_<wbr>").join(shown(name, 120).split("_"))
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -74,7 +79,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(shown=shown, duration=times.duration, memory=times.memory, number=compare.number)
+    environment.filters.update(
+        shown=shown,
+        breakable=breakable,
+        duration=times.duration,
+        memory=times.memory,
+        percent=times.percent,
+        number=compare.number,
+    )
     return environment
 
 

@@ -202,6 +202,18 @@ def _sampler(table: _Table, bootstrap: Mapping[str, Any]) -> ClusterBootstrap | 
     )
 
 
+def _dropped(path: Path | None) -> list[dict[str, Any]]:
+    """Returns why parts of the dataset gave no sample, and how many for each reason."""
+    if path is None:
+        return []
+    rows = read_json(path, mend="run the samples stage again").get("dropped", [])
+    counted = Counter(str(row["reason"]) for row in rows)
+    return [
+        {"reason": reason, "count": number}
+        for reason, number in sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
 def _run(
     run: Mapping[str, Any],
     table: _Table,
@@ -253,6 +265,7 @@ def summarise(
     partial: int | None,
     specs: Sequence[MetricSpec],
     target: Path,
+    plans: Sequence[Path] | None = None,
 ) -> dict[str, int]:
     """Writes the metrics file of one system.
 
@@ -267,6 +280,7 @@ def summarise(
         partial: The limit on samples, if one was set; the file then says it is partial.
         specs: The system's metrics, in the order of the report.
         target: File to write.
+        plans: `plan.json` per run, whose `dropped` says what of the dataset gave no sample; None leaves it out.
 
     Returns:
         Counts for the timings table: runs, samples, metrics, absent.
@@ -276,12 +290,16 @@ def summarise(
         InputError: An input is malformed.
     """
     entries, digests = [], {}
-    for run, samples_path, scores_path, absent_path in zip(runs, samples, scores, absent, strict=True):
-        table = _table(Path(samples_path), Path(scores_path))
-        _refuse_unknown(table, specs, Path(scores_path))
-        entries.append(_run(run, table, _absent_reasons(Path(absent_path)), paper, bootstrap, partial, specs))
-        named = {"samples": samples_path, "scores": scores_path, "absent": absent_path}
-        digests[f"{run['dataset']}/{run['variant']}"] = {name: sha256_file(path) for name, path in named.items()}
+    known_plans: Sequence[Path | None] = plans if plans is not None else [None] * len(runs)
+    for run, *paths, plan in zip(runs, samples, scores, absent, known_plans, strict=True):
+        table = _table(Path(paths[0]), Path(paths[1]))
+        _refuse_unknown(table, specs, Path(paths[1]))
+        reasons = _absent_reasons(Path(paths[2]))
+        entry = _run(run, table, reasons, paper, bootstrap, partial, specs)
+        entries.append(entry | {"dropped": _dropped(plan)})
+        digests[f"{run['dataset']}/{run['variant']}"] = {
+            name: sha256_file(path) for name, path in zip(("samples", "scores", "absent"), paths, strict=True)
+        }
     summary = {
         "title": title,
         "metric_order": [spec.name for spec in specs],
@@ -300,3 +318,25 @@ def summarise(
         "metrics": sum("absent" not in metric for metric in everything),
         "absent": sum("absent" in metric for metric in everything),
     }
+
+
+def as_text(path: str | Path) -> str:
+    """Returns a metrics file as a table for the terminal.
+
+    Raises:
+        InputError: The file is missing or is not a metrics file.
+    """
+    from sightline.report.comparison import read_summaries, tables
+
+    (table,) = tables(read_summaries([Path(path)]))
+    lines = [table.title]
+    for run in table.runs:
+        lines += ["", f"{run.title}: {run.dataset} ({run.names})", f"  {', '.join(run.facts)}"]
+        width = max((len(row.name) for row in run.rows), default=0)
+        for row in run.rows:
+            if row.absent:
+                lines.append(f"  {row.name:{width}}  not computed: {row.absent}")
+                continue
+            beside = f"paper {row.paper}, {row.difference}; {row.why}" if run.compared else row.why
+            lines.append(f"  {row.name:{width}}  {row.value:>7} {row.interval:17} n={row.samples:<6} {beside}")
+    return "\n".join(lines)

@@ -141,3 +141,8 @@ def duration(seconds: float) -> str:
 def memory(mib: float) -> str:
     """Returns MiB for people."""
     return f"{mib:.0f} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"
+
+
+def percent(share: float) -> str:
+    """Returns a share of one as per cent; small ones are not rounded to nothing."""
+    return "< 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
