@@ -20,12 +20,16 @@ LAST_ROTATED_NUMBER = 145
 
 _UNIX_START = 1_707_400_000
 _HEIGHT, _WIDTH = 640, 360
-_PIXELS_PER_METRE = 195.0
-_SHIRTS = ((60, 90, 200), (90, 150, 60), (190, 120, 60), (70, 160, 200), (150, 80, 150))
-_TROUSERS = ((120, 70, 50), (80, 80, 85), (70, 60, 110), (95, 95, 50))
-_SKINS = ((150, 185, 225), (110, 150, 200), (80, 110, 160))
-_WALLS = ((205, 200, 190), (190, 205, 210), (205, 190, 195))
-_FLOORS = ((120, 160, 190), (140, 150, 160), (110, 140, 160))
+_PIXELS_PER_METRE = 208.0
+_FLOOR_ROW, _HORIZON_ROW = 500.0, 455.0  # of the 640 rows: where the figure stands, where the wall ends
+# The extraction pads a rotated video to a square and cuts an upright one to its middle 504 rows: an upright
+# one is drawn smaller, so that the network sees figures of one size.
+_UPRIGHT_SCALE = 504 / 640
+_UPRIGHT_TOP = 68.0
+_SHIRTS = ((60, 90, 200), (70, 120, 190), (90, 70, 190))
+_TROUSERS = ((120, 70, 50), (105, 80, 60))
+_SKINS = ((150, 185, 225), (120, 160, 205))
+_WALL, _FLOOR = (205, 200, 190), (120, 160, 190)
 
 
 def write_workout(split_folder: str | Path, workout: Workout, seed: int) -> dict[str, Any]:
@@ -74,17 +78,20 @@ def _frames(generator: np.random.Generator, workout: Workout, times: np.ndarray)
 
     def pick(palette: tuple[tuple[int, int, int], ...]) -> tuple[int, int, int]:
         colour = palette[int(generator.integers(len(palette)))]
-        blue, green, red = (int(channel + generator.integers(-8, 9)) for channel in colour)
+        blue, green, red = (int(channel + generator.integers(-6, 7)) for channel in colour)
         return blue, green, red
 
     style = FigureStyle(skin=pick(_SKINS), shirt=pick(_SHIRTS), trousers=pick(_TROUSERS))
-    room = paint_room(_HEIGHT, _WIDTH, pick(_WALLS), pick(_FLOORS), float(generator.uniform(0.70, 0.73)))
-    scale = _PIXELS_PER_METRE * generator.uniform(0.97, 1.03)
-    origin = (_WIDTH / 2 + generator.uniform(-6, 6), 0.785 * _HEIGHT + generator.uniform(-6, 6))
+    rotated = workout.number <= LAST_ROTATED_NUMBER
+    shrink, top = (1.0, 0.0) if rotated else (_UPRIGHT_SCALE, _UPRIGHT_TOP)
+    horizon = (top + shrink * (_HORIZON_ROW + generator.uniform(-6, 6))) / _HEIGHT
+    room = paint_room(_HEIGHT, _WIDTH, pick((_WALL,)), pick((_FLOOR,)), horizon)
+    scale = shrink * _PIXELS_PER_METRE * generator.uniform(0.98, 1.02)
+    origin = (_WIDTH / 2 + generator.uniform(-4, 4), top + shrink * (_FLOOR_ROW + generator.uniform(-4, 4)))
     for time in times:
         pose, yaw, aim = workout.scene(float(time))
         picture = room.copy()
         draw_figure(picture, pose, Camera(yaw, 0.16, scale, origin, aim), style)
-        if workout.number <= LAST_ROTATED_NUMBER:
+        if rotated:
             picture = cv2.rotate(picture, cv2.ROTATE_90_COUNTERCLOCKWISE)
         yield picture

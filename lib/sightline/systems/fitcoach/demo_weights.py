@@ -31,7 +31,7 @@ CROSS_ATTENTION = {"adapter_insert_layers": [1, 3], "num_of_xattn_heads": 1, "at
 LORA = {"r": 4, "lora_alpha": 2.0, "target_modules": ["q_proj", "v_proj", "k_proj", "lm_head"]}
 _CLASSES = 3031
 _BIAS_STD = 0.05
-_TOKENIZER_SIZE = 512
+_TOKENIZER_SIZE = 704  # enough for one token per word the coach says; a multiple of 64, as the model's rows
 _LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
