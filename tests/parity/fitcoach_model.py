@@ -60,8 +60,10 @@ def config_of(shapes: dict[str, tuple[int, ...]], facts: dict) -> tuple[dict, di
         "attn_dim": one("feat_attn_keys_fc.weight")[0],
     }
     targets = {name.split(".lora_A")[0].rpartition(".")[2] for name in shapes if ".lora_A" in name}
+    if llama["vocab_size"] != shapes[EMBEDDING][0]:
+        targets.add("lm_head")  # inserted before the vocabulary grew, and lost by it
     scaling = (facts.get("lora") or {}).get("scaling", 0.5)
-    peft = {"r": rank, "lora_alpha": scaling * rank, "target_modules": sorted(targets | {"lm_head"})}
+    peft = {"r": rank, "lora_alpha": scaling * rank, "target_modules": sorted(targets)}
     return llama, xattn, peft
 
 
