@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
 import shutil
@@ -79,6 +80,7 @@ def filled_checkpoint() -> dict[str, torch.Tensor]:
 def golden_folder() -> tuple[Path, StreamVlmConfig]:
     """Writes the checkpoint folder once and returns it with the config of the LLaMA folder beside it."""
     folder = Path(tempfile.mkdtemp(prefix="sightline-golden-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     checkpoint, llama = folder / "ckpts_streamvlm", folder / "7B-FT"
     checkpoint.mkdir()
     llama.mkdir()
