@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+from av.container import OutputContainer
 
 from sightline.errors import InputError
 from sightline.records.files import whole_file
@@ -206,6 +207,10 @@ def _draw_shadow(canvas: np.ndarray, places: np.ndarray, camera: Camera) -> None
     cv2.ellipse(canvas, _fixed(centre), axes, 0, 0, 360, (blue, green, red), -1, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
+def _mp4(path: Path) -> OutputContainer:
+    return av.open(str(path), "w", format="mp4", container_options={"fflags": "bitexact"})
+
+
 def write_mp4(path: str | Path, frames: Iterable[np.ndarray], fps: int | Fraction) -> int:
     """Encodes frames as H.264 (yuv420p, BT.601) in MP4; equal frames give equal bytes on one machine.
 
@@ -221,13 +226,12 @@ def write_mp4(path: str | Path, frames: Iterable[np.ndarray], fps: int | Fractio
         InputError: There is no frame, or a frame's size is odd or differs from the first.
     """
     count = 0
-    with whole_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    with whole_file(path) as temporary, _mp4(temporary) as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.pix_fmt = "yuv420p"
         # One thread and no wall-clock metadata: otherwise the bytes differ from run to run.
         stream.options = {"preset": "ultrafast", "crf": "28", "threads": "1", "g": "60"}
         stream.codec_context.thread_count = 1
-        container.flags |= av.container.Flags.bitexact.value
         for picture in frames:
             if count == 0:
                 stream.height, stream.width = picture.shape[:2]
@@ -238,7 +242,7 @@ def write_mp4(path: str | Path, frames: Iterable[np.ndarray], fps: int | Fractio
                     item=f"frame {count}",
                     mend="give frames of one even size",
                 )
-            planes = cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420)
+            planes = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420), np.uint8)
             frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
             frame.pts = count
             frame.time_base = Fraction(1) / Fraction(fps)

@@ -243,7 +243,8 @@ def _plan_bout(
 
 def _comment(generator: np.random.Generator, bout: Bout, delay: float) -> list[Feedback]:
     """Returns what the coach says during a bout; the correction has the first claim on the time."""
-    times, said = bout.repetitions, []
+    times = bout.repetitions
+    said: list[Feedback] = []
 
     def say(moment: float, texts: tuple[str, ...], **values: int) -> None:
         text = str(generator.choice(texts)).format(**values)

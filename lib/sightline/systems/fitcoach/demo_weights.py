@@ -93,7 +93,8 @@ def random_cnn(seed: int) -> ActionClassifier:
                 continue
             gain = 1.0 if id(layer) in linear or isinstance(layer, nn.Linear) else 2.0
             layer.weight.normal_(0.0, (gain / layer.weight[0].numel()) ** 0.5, generator=generator)
-            layer.bias.normal_(0.0, _BIAS_STD, generator=generator)
+            if layer.bias is not None:
+                layer.bias.normal_(0.0, _BIAS_STD, generator=generator)
     return model.eval()
 
 
