@@ -29,7 +29,6 @@ from sightline.records.lease import lease
 
 log = logging.getLogger(__name__)
 
-_READ_BYTES = 256 << 10
 _PROGRESS_BYTES = 1 << 20  # an attempt that brings less counts as fruitless
 _RESTARTS = 3
 _RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504}
@@ -234,7 +233,7 @@ class _Patience:
         asked = getattr(reason, "after_s", None)
         if asked is not None and asked > self.network.longest_wait_s:
             raise self.wanted.error(f"the server asks to wait {asked:.0f} s", "run the same command again later")
-        doubled = self.network.backoff_s * 2 ** max(0, self.fruitless - 1)
+        doubled = self.network.backoff_s * 2**self.fruitless
         return min(self.network.longest_wait_s, doubled) if asked is None else asked
 
     def tell(self, state: RetryCallState) -> None:
@@ -300,9 +299,10 @@ def _accept(response: httpx.Response, partial: Partial, wanted: _Wanted) -> bool
         raise wanted.error("redirected from https to an unprotected address")
     status = response.status_code
     if status == 416 and partial.offset:
-        if response.headers.get("Content-Range", "").rpartition("/")[2] == str(partial.offset):
+        size = response.headers.get("Content-Range", "").rpartition("/")[2]
+        if size == str(partial.offset) and partial.total in (None, partial.offset):
             return False
-        _restart(partial, wanted, "the server has fewer bytes than are here")
+        _restart(partial, wanted, f"the file has {size or 'fewer'} bytes now")
     if status in _RETRIED_STATUSES:
         raise _Retry(f"server answers {status}", _retry_after(response))
     if status not in (200, 206):
@@ -347,7 +347,7 @@ def _restart(partial: Partial, wanted: _Wanted, reason: str) -> None:
 
 
 def _body(response: httpx.Response, partial: Partial, wanted: _Wanted) -> Iterator[bytes]:
-    for chunk in response.iter_raw(_READ_BYTES):
+    for chunk in response.iter_raw():
         if partial.offset == 0 and not wanted.page and chunk[:64].lstrip().lower().startswith(_PAGE_STARTS):
             raise _page(wanted)
         if partial.total is not None and partial.offset + len(chunk) > partial.total:
