@@ -139,7 +139,7 @@ def test_room_readme_names_files_of_the_room(path: Path) -> None:
 def switches(text: str) -> list[tuple[str, str]]:
     """Returns the keys named in the last column of the tables, each with the value given, if any."""
     columns = [line.rstrip("| ").split(" | ")[-1] for line in text.splitlines() if line.startswith("|")]
-    found = [re.fullmatch(r"([a-z_<>.]+)(?:: (\w+))?", span) for column in columns for span in code_spans(column)]
+    found = [re.fullmatch(r"([a-z][a-z_<>.]+)(?:: (\w+))?", span) for column in columns for span in code_spans(column)]
     named = [(match[1], match[2] or "") for match in found if match and ("." in match[1] or match[2])]
     return [(key, value) for key, value in named if not key.endswith((".py", ".json", ".parquet"))]
 
