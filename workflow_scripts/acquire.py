@@ -9,7 +9,7 @@ with stage(snakemake) as job:
         asset=snakemake.wildcards.asset,
         card=snakemake.params.asset["card"],
         local=snakemake.params.asset["local"],
-        generated_parts=snakemake.input.get("parts") or None,
+        generated_parts=next(iter(snakemake.input.parts), None),
         offline=snakemake.params.offline,
         record=snakemake.output.record,
     )

@@ -84,6 +84,14 @@ def _show_plainly(kind: type[BaseException], error: BaseException, trace: Traceb
         traceback.print_exception(kind, error, trace)
 
 
+def _peak_kib() -> int:
+    """Returns this process's peak memory; getrusage would count what it inherited at the fork."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    return 0
+
+
 def _timing(job: Job, started: float, cpu_started: float, status: str) -> dict[str, Any]:
     own = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -95,7 +103,7 @@ def _timing(job: Job, started: float, cpu_started: float, status: str) -> dict[s
         "started": started,
         "wall_s": round(time.time() - started, 3),
         "cpu_s": round(cpu - cpu_started, 3),
-        "max_rss_mib": round(max(own.ru_maxrss, children.ru_maxrss) / 1024, 1),
+        "max_rss_mib": round(max(_peak_kib(), children.ru_maxrss) / 1024, 1),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "counts": job.counts,

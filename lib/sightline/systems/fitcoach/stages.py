@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from sightline.run.shards import StopRequest, deal_out, draw_samples, make_plan,
 from sightline.run.stages import split_folder
 from sightline.systems.fitcoach.media import LANDMARK
 from sightline.systems.fitcoach.score import ScoreSettings, matched_pairs, metric_specs, score
+
+if TYPE_CHECKING:
+    from sightline.systems.fitcoach.predict import Predictor, ReadFeatures
 
 log = logging.getLogger(__name__)
 _SHOWN = 10
@@ -76,13 +80,18 @@ def extract_features(
     device = choose_device(gpus, demo_weights=extractor["weights_kind"] == "demo")
     fix_threads(settings.cpu_threads)
 
+    @cache
     def load() -> Any:
         from sightline.systems.fitcoach.model.cnn import load_cnn
 
         log.info("loading the 3D CNN from %s on %s", checkpoint, device)
         return load_cnn(checkpoint, device)
 
+    def cnn(frames: Any, state: Any) -> Any:
+        return load()(frames, state)  # loaded at the first video that the store does not hold yet
+
     with WorkStores(work, f"{shard}.{backend}", backend) as store, StopRequest() as stop:  # type: ignore[arg-type]
+        before = set(store.keys())
         with progress_bar(mine, description=f"features {shard}", unit="video") as bar:
             common = {
                 "progress": lambda _done, _total: bar.update(),
@@ -105,7 +114,7 @@ def extract_features(
                     for row in mine
                 ]
                 rows = extract_shard(
-                    videos, store, load, settings, weights_sha256=sha256_file(checkpoint),
+                    videos, store, cnn, settings, weights_sha256=sha256_file(checkpoint),
                     stage_version=stage_version, device=device, **common,
                 )  # fmt: skip
         failed = [row for row in rows if row["status"] == "failed"]
@@ -119,7 +128,7 @@ def extract_features(
                 mend=f"mend them, or tolerate them with limits.failed_videos={len(failed)}; the others are kept",
             )
         write_shard_index(store, [row["key"] for row in rows if row["status"] == "ok"], target)
-    computed = sum(row.get("computed", False) for row in rows)
+    computed = sum(row["key"] not in before for row in rows if row["status"] == "ok")
     return {"videos": len(rows), "computed": computed, "steps": sum(row["steps"] for row in rows)}
 
 
@@ -181,7 +190,7 @@ def make_samples(
 
 
 def _weight_files(weights: list[str], settings: dict[str, Any]) -> dict[str, Path]:
-    records = {str(read_json(path)["id"]): Path(path) for path in weights}
+    records = {str(read_json(path)["asset"]): Path(path) for path in weights}
     return {role: locate(records[entry["asset"]], entry["file"]) for role, entry in settings["assets"].items()}
 
 
@@ -191,6 +200,43 @@ def _run_key(files: dict[str, Path], settings: dict[str, Any], stage_version: in
     config = [files["llama"], *sorted(files["llama"].parent.glob("*.safetensors"))]
     digests = {path.name: sha256_file(path) for path in [*beside, *config]}
     return content_key("fitcoach predict", digests, settings, stage_version)
+
+
+def load_predictor(
+    files: dict[str, Path], settings: dict[str, Any], device: str, read_features: ReadFeatures
+) -> Predictor:
+    """Loads Stream-VLM by its genuine keys; the log says which keys were used, missing or left over.
+
+    Args:
+        files: `llama` (config.json of the LLaMA folder) and `checkpoint`.
+        settings: The variant's settings.
+        device: `cpu` or `cuda`.
+        read_features: Feature key and rows to feature maps.
+    """
+    import torch
+
+    from sightline.systems.fitcoach.model.config import StreamVlmConfig
+    from sightline.systems.fitcoach.model.loader import load_stream_vlm
+    from sightline.systems.fitcoach.predict import Predictor
+    from sightline.systems.fitcoach.stream import StreamSettings
+
+    attention, lora = settings["cross_attention"], settings["lora"]
+    config = StreamVlmConfig.from_folder(
+        files["llama"].parent,
+        {
+            "adapter_insert_layers": attention["layers"],
+            "num_of_xattn_heads": attention["heads"],
+            "vision_dim": attention["vision_dim"],
+            "attn_dim": attention["attention_dim"],
+        },
+        {"r": lora["r"], "lora_alpha": lora["alpha"], "target_modules": lora["targets"]},
+    )
+    model, tokenizer, report = load_stream_vlm(
+        files["llama"].parent, files["checkpoint"], config, device, getattr(torch, settings["dtype"])
+    )
+    log.info("%s: %s", files["checkpoint"].name, report)
+    names = {entry.name for entry in fields(StreamSettings)} & settings.keys()
+    return Predictor(model, tokenizer, StreamSettings(**{name: settings[name] for name in names}), read_features)
 
 
 def predict_shard(
@@ -213,15 +259,9 @@ def predict_shard(
     with FeatureIndex(features) as index:
 
         def load() -> Any:
-            from sightline.systems.fitcoach.predict import load_predictor
-
             fix_threads(settings["cpu_threads"])
             return load_predictor(
-                llama_dir=files["llama"].parent,
-                checkpoint=files["checkpoint"],
-                settings=settings,
-                device=device,
-                read_features=lambda key, rows: index.read(key, ["features"], rows)["features"],
+                files, settings, device, lambda key, rows: index.read(key, ["features"], rows)["features"]
             )
 
         predictions, counts = run_shard(
