@@ -12,9 +12,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from sightline.cli import main
 from sightline.config.manual import sections_of
-from sightline.registry import card_models
+from sightline.registry import card_models, room
 from snakemake.cli import get_argument_parser
 
 ROOT = Path(__file__).parents[2]
@@ -271,6 +272,19 @@ def test_no_machine_and_no_unknown_host_is_named(path: Path) -> None:
         assert roots <= EXAMPLE_ROOTS | ({"bin"} if path.name == "Makefile" else set()), (
             f"{name_of(path)}, line {number}: {line}"
         )
+
+
+def test_result_table_says_what_the_cards_say() -> None:
+    """The published row holds the numbers of config/paper, in the order of the names below it."""
+    rows = {
+        cells[0]: cells[1:]
+        for line in text_of(ROOT / "README.md").splitlines()
+        if line.startswith("|") and len(cells := [cell.strip(" `") for cell in line.strip("|").split("|")]) == 6
+    }
+    card = yaml.safe_load(text_of(ROOT / "config" / "paper" / "fitcoach.yaml"))["rows"]["stream_vlm"]["metrics"]
+    names = rows["name in the metrics file"]
+    assert [float(value) for value in rows["Stream-VLM, as published"]] == [card[name]["value"] for name in names]
+    assert set(names) <= {spec.name for spec in room("fitcoach", "score").METRICS}
 
 
 def test_licence_is_apache() -> None:
