@@ -147,8 +147,8 @@ def _metric(name: str, entry: Mapping[str, Any], run: Mapping[str, Any]) -> Metr
     may_compare = _may_compare(run)
     if "absent" in entry:
         published = run["paper"].get("values", {}).get(name) if may_compare else None
-        paper = NONE if published is None else number(published)
-        return MetricRow(name, absent=entry["absent"].replace(" -> ", "; "), paper=paper)
+        shown = NONE if published is None else number(published)
+        return MetricRow(name, absent=entry["absent"].replace(" -> ", "; "), paper=shown)
     low, high = entry["ci_low"], entry["ci_high"]
     verdict, why = _why(entry, run["demo"])
     paper = entry["paper"] if may_compare else None

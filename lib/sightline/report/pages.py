@@ -130,7 +130,9 @@ def write_samples(summaries: Sequence[tuple[str, Mapping[str, Any]]], views: Seq
         InputError: A view is malformed or of a kind that cannot be drawn.
     """
     known = {(system, run["dataset"], run["variant"]): run for system, content in summaries for run in content["runs"]}
-    budget, runs, choices = _Budget(), [], {}
+    budget = _Budget()
+    runs: list[_RunCards] = []
+    choices: dict[str, set[str]] = {}
     for path in views:
         key = (path.parts[-4], path.parts[-3], path.parts[-2]) if len(path.parts) > 3 else ("", "", path.stem)
         run = known.get(key)
@@ -151,11 +153,8 @@ def write_samples(summaries: Sequence[tuple[str, Mapping[str, Any]]], views: Seq
 
 def _card(view: View, block: _RunCards, file: str, budget: _Budget) -> tuple[_Card, dict[str, str]]:
     timeline = TimelineView.of(view, file=file)
-    facets = {
-        "run": block.title,
-        "status": timeline.status,
-        **{name: shown(value, 80) for name, value in timeline.facets.items()},
-    }
+    named = {"run": block.title, "status": timeline.status, **timeline.facets}
+    facets = {shown(name, 40): shown(value, 160) for name, value in named.items()}
     strip = _strip(view, timeline, file)
     size = sum(len(picture) for _, picture in strip)
     if size > budget.left:
@@ -194,7 +193,7 @@ def write_timing(rows: Sequence[Mapping[str, Any]], unreadable: int, target: Pat
     """Writes where the time went, per stage and per job."""
     records = [dict(row) for row in rows]
     stages = times.by_stage(records)
-    content = {
+    content: dict[str, Any] = {
         "stages": stages,
         "jobs": records,
         "unreadable": unreadable,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import Any, Self
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -15,11 +15,6 @@ from sightline.errors import InputError
 from sightline.records.types import View
 
 TIMELINE = "timeline"
-
-
-@cache
-def _adapter(kind: type) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,7 @@ class TimelineView:
         return view
 
     @classmethod
-    def of(cls, view: View, *, file: str | None = None) -> Self:
+    def of(cls, view: View, *, file: str | None = None) -> TimelineView:
         """Reads the payload of a view.
 
         Raises:
@@ -88,7 +83,7 @@ class TimelineView:
         if view.kind != TIMELINE:
             raise InputError(f"no drawing for the kind {view.kind!r}", field="kind", **where)
         try:
-            timeline: Self = _adapter(cls).validate_python(view.payload)
+            timeline: TimelineView = _adapter().validate_python(view.payload)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
@@ -96,3 +91,8 @@ class TimelineView:
         if len(timeline.frames) != len(view.thumbs):
             raise InputError(f"{len(view.thumbs)} pictures for {len(timeline.frames)} seconds", field="thumbs", **where)
         return timeline
+
+
+@cache
+def _adapter() -> TypeAdapter[TimelineView]:
+    return TypeAdapter(TimelineView)
