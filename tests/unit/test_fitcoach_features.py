@@ -198,6 +198,8 @@ def plain_preprocess(frame: np.ndarray, rotate: bool) -> np.ndarray:
 def test_pixels_are_those_of_the_plain_order_of_work(size, rotate):
     frame = np.random.default_rng(size[0]).integers(0, 256, (*size, 3)).astype(np.uint8)
     found = preprocess(frame, rotate)
+    with_alpha = np.concatenate([frame, np.full((*size, 1), 255, np.uint8)], axis=2)
+    np.testing.assert_array_equal(preprocess(with_alpha, rotate), found)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, plain_preprocess(frame, rotate))
 

@@ -46,6 +46,8 @@ def folder(tmp_path_factory) -> Path:
     ffmpeg("-i", plain, "-c", "copy", "-movflags", "faststart", place / "faststart.mp4")
     ffmpeg(*SOURCE, *H264, "-pix_fmt", "yuvj420p", place / "full_range.mp4")
     ffmpeg("-f", "lavfi", "-i", "testsrc2=size=75x51:rate=30:duration=1", "-c:v", "mpeg4", place / "odd.avi")
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=size=50x34:rate=30:duration=1", *H264, place / "narrow.mp4")
+    ffmpeg(*SOURCE, *H264, "-pix_fmt", "yuv444p", place / "wide_chroma.mp4")
     ffmpeg("-i", plain, "-c:v", "libvpx-vp9", "-cpu-used", "8", "-b:v", "200k", place / "vp9.webm")
     ffmpeg("-i", plain, "-c:v", "libvpx-vp9", "-cpu-used", "8", "-live", "1", "-f", "webm", place / "bare.webm")
     ffmpeg(*SOURCE, *H264, "-pix_fmt", "yuv420p10le", place / "ten_bit.mp4")
@@ -80,11 +82,13 @@ def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
     return len(first) == len(second) and all(map(np.array_equal, first, second))
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["plain.mp4", "faststart.mp4", "full_range.mp4", "odd.avi", "vp9.webm", "bare.webm", "variable.mp4",
-     "cut.mp4", "turn90.mp4"],
-)  # fmt: skip
+WHOLE = (
+    "plain.mp4 faststart.mp4 full_range.mp4 odd.avi narrow.mp4 wide_chroma.mp4 vp9.webm bare.webm "
+    "variable.mp4 cut.mp4 turn90.mp4"
+)
+
+
+@pytest.mark.parametrize("name", WHOLE.split())
 def test_pixels_and_count_are_opencvs(folder, name):
     path = folder / name
     found = list(iter_frames(path))
@@ -92,6 +96,14 @@ def test_pixels_and_count_are_opencvs(folder, name):
     assert same([picture for _, picture in found], opencv_frames(path))
     assert probe_video(path).frames == len(found) == ffprobe_frames(path)
     assert probe_video(path, full_decode=False).frames == len(found)
+
+
+@pytest.mark.parametrize("name", ["plain.mp4", "full_range.mp4", "odd.avi", "narrow.mp4", "wide_chroma.mp4"])
+def test_a_fourth_channel_changes_no_pixel(folder, name):
+    for (_, three), (_, four) in zip(iter_frames(folder / name), iter_frames(folder / name, alpha=True), strict=True):
+        assert four.shape == (*three.shape[:2], 4)
+        assert np.array_equal(four[:, :, :3], three)
+        assert four[:, :, 3].min() == 255
 
 
 def test_only_wanted_frames_come_and_decoding_stops_there(folder):

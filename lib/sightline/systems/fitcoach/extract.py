@@ -99,20 +99,49 @@ def is_rotated(video_id: str, settings: ExtractorSettings) -> bool:
     )
 
 
-def preprocess(frame: np.ndarray, rotate: bool) -> np.ndarray:
-    """Turns, pads, crops and scales one frame as the original does.
+class FramePreparer:
+    """Turns, pads, crops and scales the frames of one video as the original does.
 
     Args:
-        frame: uint8 [height, width, 3], BGR, as stored.
-        rotate: Turn it 90 degrees clockwise and pad it to a square with black.
-
-    Returns:
-        uint8 [3, 224, 160] in RGB, a view with the channels innermost in memory.
+        rotate: Turn frames 90 degrees clockwise and pad them to a square with black.
     """
-    picture = _turned_square_crop(frame) if rotate else _crop(frame)
-    # Channels are swapped last: scaling treats each alone, and the small picture is cheaper to copy.
-    small = cv2.resize(picture, (INPUT_WIDTH, INPUT_HEIGHT), interpolation=cv2.INTER_LINEAR)
-    return cv2.cvtColor(small, cv2.COLOR_BGR2RGB).transpose(2, 0, 1)
+
+    def __init__(self, rotate: bool) -> None:
+        self.rotate = rotate
+        self._canvas = np.zeros((0, 0, 0), np.uint8)
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        """Maps uint8 [height, width, 3 or 4], BGR or BGRA as stored, to uint8 [3, 224, 160] in RGB.
+
+        The result is a view with the channels innermost in memory.
+        """
+        picture = self._turned_square_crop(frame) if self.rotate else _crop(frame)
+        # Channels are swapped last: scaling treats each alone, and the small picture is cheaper to copy.
+        small = cv2.resize(picture, (INPUT_WIDTH, INPUT_HEIGHT), interpolation=cv2.INTER_LINEAR)
+        code = cv2.COLOR_BGR2RGB if frame.shape[2] == 3 else cv2.COLOR_BGRA2RGB
+        return cv2.cvtColor(small, code).transpose(2, 0, 1)
+
+    def _turned_square_crop(self, frame: np.ndarray) -> np.ndarray:
+        """Turns a frame clockwise and writes what the crop of its padded square keeps, and only that."""
+        width, height = frame.shape[:2]  # of the turned picture
+        side = max(height, width)
+        kept = int(side / _ASPECT)
+        left_cut = int((side - kept) / 2)
+        left, top = (side - width) // 2, (side - height) // 2
+        first, last = max(left, left_cut), min(left + width, left_cut + kept)
+        # Column x of the turned picture is row (width - 1 - x) of the stored one.
+        rows = frame[width - (last - left) : width - (first - left)]
+        shape = (side, kept, frame.shape[2])
+        if self._canvas.shape != shape:
+            self._canvas = np.zeros(shape, np.uint8)  # its border stays black from frame to frame
+        place = self._canvas[top : top + height, first - left_cut : last - left_cut]
+        cv2.rotate(rows, cv2.ROTATE_90_CLOCKWISE, dst=place)  # writes through the view
+        return self._canvas
+
+
+def preprocess(frame: np.ndarray, rotate: bool) -> np.ndarray:
+    """Prepares a single frame; see `FramePreparer`."""
+    return FramePreparer(rotate)(frame)
 
 
 def _crop(frame: np.ndarray) -> np.ndarray:
@@ -126,21 +155,6 @@ def _crop(frame: np.ndarray) -> np.ndarray:
         left = int((width - wanted) / 2)
         return frame[:, left : left + wanted]
     return frame
-
-
-def _turned_square_crop(frame: np.ndarray) -> np.ndarray:
-    """Turns a frame clockwise and writes what the crop of its padded square keeps, and only that."""
-    width, height = frame.shape[:2]  # of the turned picture
-    side = max(height, width)
-    kept = int(side / _ASPECT)
-    left_cut = int((side - kept) / 2)
-    left, top = (side - width) // 2, (side - height) // 2
-    first, last = max(left, left_cut), min(left + width, left_cut + kept)
-    # Column x of the turned picture is row (width - 1 - x) of the stored one.
-    rows = frame[width - (last - left) : width - (first - left)]
-    canvas = np.zeros((side, kept, 3), np.uint8)
-    canvas[top : top + height, first - left_cut : last - left_cut] = cv2.rotate(rows, cv2.ROTATE_90_CLOCKWISE)
-    return canvas
 
 
 def _ahead(pictures: Generator[np.ndarray, None, None]) -> Generator[np.ndarray, None, None]:
@@ -192,9 +206,11 @@ def _pictures(
         expected=expected,
         apply_rotation=settings.apply_display_rotation,
         allow_high_bit_depth=settings.allow_high_bit_depth,
+        alpha=True,
     )
+    prepare = FramePreparer(rotate)
     for _, frame in frames:
-        yield preprocess(frame, rotate)
+        yield prepare(frame)
 
 
 @dataclass(slots=True)
