@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class ArrayInfo:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
-        return int(np.prod(self.shape[1:], dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ def describe(
     for name in sorted(arrays):
         value = ready[name] = _ready(key, name, arrays[name], file)
         rows = value.reshape(1) if value.ndim == 0 else value
-        row_bytes = rows[:1].nbytes if len(rows) else int(np.prod(rows.shape[1:])) * rows.itemsize
+        row_bytes = rows[:1].nbytes if len(rows) else math.prod(rows.shape[1:]) * rows.itemsize
         chunk_rows = max(1, CHUNK_BYTES // max(1, row_bytes))
         digest.update(_header(name, value.shape, value.dtype.str))
         checksums = []

@@ -151,6 +151,7 @@ class LmdbStore(FeatureStore):
     def __init__(self, path: str | Path, mode: Mode, *, timeout_s: float | None = None) -> None:
         super().__init__(path, mode)
         self._held = ExitStack()
+        self._views: dict[tuple[str, str], np.ndarray] = {}
         self._environment: _Environment | None = None
         try:
             if mode == "a":
@@ -221,6 +222,7 @@ class LmdbStore(FeatureStore):
 
     def close(self) -> None:
         """Closes the store; views already handed out keep the file mapped until they are gone."""
+        self._views.clear()
         environment, self._environment = self._environment, None
         if environment is not None and self.mode == "a":
             environment.unpin()
@@ -254,6 +256,21 @@ class LmdbStore(FeatureStore):
                     self._environment.grow()
 
     def _read_rows(self, info: FeatureInfo, name: str, start: int, stop: int) -> np.ndarray:
+        one = info.arrays[name]
+        writable = self._environment is not None and self._environment.writable
+        if writable or self._environment is None or one.rows > _segment_rows(one):
+            return self._fetch_rows(info, name, start, stop)
+        whole = self._views.get((info.key, name))
+        if whole is None:
+            whole = self._views[info.key, name] = self._fetch_rows(info, name, 0, one.rows)
+        return whole[start:stop]
+
+    def _forget(self, key: str) -> None:
+        super()._forget(key)
+        for entry in [entry for entry in self._views if entry[0] == key]:
+            del self._views[entry]
+
+    def _fetch_rows(self, info: FeatureInfo, name: str, start: int, stop: int) -> np.ndarray:
         one = info.arrays[name]
         shape = (stop - start, *one.shape[1:])
         if start == stop or one.row_bytes == 0:
