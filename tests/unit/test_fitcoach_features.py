@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import pytest
 import torch
-from sightline.errors import CheckpointError, InputError, NonFiniteError, ResumableStop, VideoError
+from sightline.errors import CheckpointError, NonFiniteError, ResumableStop, VideoError
 from sightline.features.store import open_store
 from sightline.records.files import sha256_file
 from sightline.systems.fitcoach import extract
@@ -23,8 +22,6 @@ from sightline.systems.fitcoach.features import (
     extract_shard,
     extract_video,
     feature_key,
-    import_npy_folder,
-    is_rotated,
     preprocess,
     qevd_seconds,
 )
@@ -170,48 +167,7 @@ def test_weights_that_do_not_fit_are_refused(state, tmp_path, damage, words):
         load_cnn(path)
 
 
-# ----------------------------------------------------------------------------------------------- pixels
-def plain_preprocess(frame: np.ndarray, rotate: bool) -> np.ndarray:
-    """The original's order of work: turn, pad, swap channels, crop, scale."""
-    if rotate:
-        frame = np.rot90(frame, -1)
-        height, width = frame.shape[:2]
-        square = np.zeros((max(height, width),) * 2 + (3,), np.uint8)
-        top, left = (len(square) - height) // 2, (len(square) - width) // 2
-        square[top : top + height, left : left + width] = frame
-        frame = square
-    frame = np.ascontiguousarray(frame[:, :, ::-1])
-    height, width = frame.shape[:2]
-    if height / width > 1.4:
-        kept = int(width * 1.4)
-        start = int((height - kept) / 2)
-        frame = frame[start : start + kept]
-    elif height / width < 1.4:
-        kept = int(height / 1.4)
-        start = int((width - kept) / 2)
-        frame = frame[:, start : start + kept]
-    return cv2.resize(frame, (160, 224)).transpose(2, 0, 1)
-
-
-@pytest.mark.parametrize("rotate", [False, True])
-@pytest.mark.parametrize("size", [(360, 640), (640, 360), (224, 160), (101, 77), (77, 101), (14, 10), (9, 31)])
-def test_pixels_are_those_of_the_plain_order_of_work(size, rotate):
-    frame = np.random.default_rng(size[0]).integers(0, 256, (*size, 3)).astype(np.uint8)
-    found = preprocess(frame, rotate)
-    with_alpha = np.concatenate([frame, np.full((*size, 1), 255, np.uint8)], axis=2)
-    np.testing.assert_array_equal(preprocess(with_alpha, rotate), found)
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, plain_preprocess(frame, rotate))
-
-
-def test_which_videos_are_turned():
-    settings = ExtractorSettings()
-    assert [is_rotated(name, settings) for name in ("0006", "145", "146", "squat", "²", "")] == [
-        True, True, False, False, False, False
-    ]  # fmt: skip
-    assert not is_rotated("0006", replace(settings, rotate_upto_id=None))
-
-
+# ------------------------------------------------------------------------------------------- extraction
 def test_the_hardware_is_given_bytes_and_divides_them_exactly(cnn, tmp_path, monkeypatch):
     seen = []
     original = type(cnn).forward
@@ -225,7 +181,6 @@ def test_the_hardware_is_given_bytes_and_divides_them_exactly(cnn, tmp_path, mon
     assert torch.equal(seen[1][1], torch.from_numpy(expected))
 
 
-# ------------------------------------------------------------------------------------------- extraction
 def test_steps_times_and_reset(cnn, tmp_path):
     settings = ExtractorSettings()
     path, times = write_video(tmp_path / "300.mkv", 40, seed=1), qevd_seconds(stamps(40))
@@ -402,75 +357,3 @@ def test_a_video_without_a_timestamps_file_uses_its_own_clock(cnn, tmp_path):
     with open_store(tmp_path / "store.lmdb", "lmdb", "a") as store:
         row = run_shard([VideoToExtract("mine", path, sha256_file(path))], store, cnn)[0]
         assert store.read(row["key"])["timestamps"][0] == pytest.approx(6 / 30, abs=1e-3)
-
-
-# ------------------------------------------------------------------------------------------- npy import
-def released(tmp_path: Path, names=("0001", "0002")) -> Path:
-    folder = tmp_path / "split" / "efficientnet_features" / "long_range_videos"
-    folder.mkdir(parents=True)
-    for k, name in enumerate(names):
-        rng = np.random.default_rng(k)
-        np.save(folder / f"{name}_features.npy", rng.random((5, *FEATURE_SHAPE), dtype=np.float32))
-        np.save(folder / f"{name}_timestamps.npy", 1.7e9 + np.arange(5) / 4)
-    return folder
-
-
-def test_features_of_the_original_are_taken_over(tmp_path):
-    folder = released(tmp_path)
-    with open_store(tmp_path / "store.lmdb", "lmdb", "a") as store:
-        rows = import_npy_folder(tmp_path / "split", store)
-        assert [(row["video_id"], row["status"], row["steps"]) for row in rows] == [
-            ("0001", "ok", 5), ("0002", "ok", 5)
-        ]  # fmt: skip
-        found = store.read(rows[1]["key"])
-        np.testing.assert_array_equal(found["features"], np.load(folder / "0002_features.npy"))
-        np.testing.assert_array_equal(found["timestamps"], np.load(folder / "0002_timestamps.npy"))
-        assert import_npy_folder(tmp_path / "split", store, video_ids=["0002"]) == rows[1:]
-        absent = import_npy_folder(tmp_path / "split", store, video_ids=["0009"])
-        assert "no 0009_features.npy" in absent[0]["reason"]
-        half = import_npy_folder(tmp_path / "split", store, storage_dtype="float16")
-        assert store.read(half[0]["key"])["features"].dtype == np.float16
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        ("nan", "0001_features.npy: NaN or infinity in feature step 3"),
-        ("short", "5 feature steps, but 4 times in 0001_timestamps.npy"),
-        ("shape", "expected float32"),
-        ("dtype", "expected float32"),
-        ("cut", "not a readable .npy file"),
-    ],
-)
-def test_a_bad_released_file_fails_alone(tmp_path, damage, words):
-    folder = released(tmp_path)
-    path = folder / "0001_features.npy"
-    values = np.load(path)
-    if damage == "nan":
-        values[3, 5, 1, 1] = np.nan
-        np.save(path, values)
-    elif damage == "short":
-        np.save(folder / "0001_timestamps.npy", np.arange(4.0))
-    elif damage == "shape":
-        np.save(path, values[:, :, :2])
-    elif damage == "dtype":
-        np.save(path, values.astype(np.int32))
-    else:
-        path.write_bytes(path.read_bytes()[:5000])
-    with open_store(tmp_path / "store.lmdb", "lmdb", "a") as store:
-        rows = import_npy_folder(tmp_path / "split", store)
-        assert [row["status"] for row in rows] == ["failed", "ok"]
-        assert words in rows[0]["reason"]
-        assert store.keys() == [rows[1]["key"]]
-
-
-@pytest.mark.parametrize("gone", ["0002_features.npy", "0002_timestamps.npy"])
-def test_half_a_pair_is_an_error_that_names_both(tmp_path, gone):
-    (released(tmp_path) / gone).unlink()
-    with (
-        open_store(tmp_path / "store.lmdb", "lmdb", "a") as store,
-        pytest.raises(InputError, match=r"0002_\w+.npy.* is missing beside 0002_\w+.npy") as caught,
-    ):
-        import_npy_folder(tmp_path / "split", store)
-    assert "0002_features.npy" in str(caught.value)
-    assert "0002_timestamps.npy" in str(caught.value)

@@ -111,6 +111,21 @@ def _row(video_id: str, key: str, steps: int = 0, reason: str = "") -> dict[str,
     return {"video_id": video_id, "status": status, "reason": reason, "key": key, "steps": steps}
 
 
+def _extract_one(
+    video: VideoToExtract,
+    store: FeatureStore,
+    key: str,
+    cnn: StreamingEfficientNet,
+    settings: ExtractorSettings,
+    device: str | torch.device,
+) -> None:
+    turn = video.turned(settings)
+    found = extract_video(video.path, _frame_times(video, settings), settings, cnn, device, rotate=turn)
+    meta = {"video_id": video.video_id, "used_frames": found.used_frames, "rotated": turn}
+    arrays = _stored(found.features, found.timestamps, settings.storage_dtype)
+    store.put(key, arrays, meta={**meta, "settings": settings.to_json()})
+
+
 def extract_shard(
     videos: Sequence[VideoToExtract],
     store: FeatureStore,
@@ -150,17 +165,13 @@ def extract_shard(
     for done, video in enumerate(videos, 1):
         if should_stop is not None and should_stop():
             raise ResumableStop(f"stopped after {done - 1} of {len(videos)} videos", mend="start it again")
-        turn = video.turned(settings)
         key = feature_key(
-            video.video_sha256, video.timestamps_sha256, settings, weights_sha256, stage_version, rotate=turn
-        )
+            video.video_sha256, video.timestamps_sha256, settings, weights_sha256, stage_version,
+            rotate=video.turned(settings),
+        )  # fmt: skip
         try:
             if not _has_sound(store, key):
-                times = _frame_times(video, settings)
-                found = extract_video(video.path, times, settings, cnn, device, rotate=turn)
-                meta = {"video_id": video.video_id, "used_frames": found.used_frames, "rotated": turn}
-                arrays = _stored(found.features, found.timestamps, settings.storage_dtype)
-                store.put(key, arrays, meta={**meta, "settings": settings.to_json()})
+                _extract_one(video, store, key, cnn, settings, device)
             rows.append(_row(video.video_id, key, store.info(key).arrays["timestamps"].shape[0]))
         except (VideoError, InputError, NonFiniteError) as error:
             rows.append(_row(video.video_id, key, reason=short_reason(error)))
