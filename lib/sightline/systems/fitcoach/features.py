@@ -148,9 +148,7 @@ def extract_shard(
         store: Opened for writing; receives `features` [steps, 1280, 7, 5] and `timestamps` float64 [steps].
         cnn: The backbone, on `device`.
         settings: Extraction settings.
-        weights_sha256: Digest of the CNN's checkpoint.
-        stage_version: Version of this stage.
-        device: Where the CNN runs.
+        weights_sha256: Digest of the CNN's checkpoint; with `stage_version` part of every key.
         progress: Called with (done, all) after each video.
         should_stop: Asked before each video.
 
