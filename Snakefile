@@ -38,7 +38,8 @@ include: "rules/report.smk"
 
 rule all:
     default_target: True
-    localrule: True
     input:
+        expand(rules.merge_predictions.output.predictions, zip, **plan.selected),
         expand(rules.summarise.output.metrics, system=plan.systems),
         rules.report.output,
+    localrule: True

@@ -1,6 +1,6 @@
 """Runs every `bench_*.py`, writes `results.json` and `RESULTS.md` beside them, and fails if a guard does.
 
-    python -m benchmarks [--rounds N] [--only NAME ...]
+python -m benchmarks [--rounds N] [--only NAME ...]
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before numpy and torch are imported
 
 HERE = Path(__file__).parent
-PACKAGES = ("torch", "numpy", "av", "opencv-python-headless", "nltk", "rouge-score", "rapidfuzz", "lmdb", "h5py", "snakemake")
+PACKAGES = (
+    "torch", "numpy", "av", "opencv-python-headless", "nltk", "rouge-score", "rapidfuzz", "lmdb", "h5py", "snakemake",
+)  # fmt: skip
 
 
 def machine() -> dict[str, Any]:
     """Returns what the figures were measured on."""
-    model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), platform.processor())
     return {
         "cpu": model,
         "cores": os.cpu_count(),
@@ -55,11 +55,12 @@ def table(document: dict[str, Any]) -> str:
     lines = [
         "# Measured ratios",
         "",
-        "Written by `make bench`. Arms are interleaved in one process on one thread and must give equal results; a ratio is",
-        "the time of the other arm over ours, so more is better, unless its name says otherwise. Machines are noisy: compare",
-        "ratios, not seconds.",
+        "Written by `make bench`. Arms are interleaved in one process on one thread and must give equal results; a",
+        "ratio is the time of the other arm over ours, so more is better, unless its name says otherwise. Machines",
+        "are noisy: compare ratios, not seconds.",
         "",
-        f"{document['machine']['cpu']}, Python {document['machine']['python']}, {document['rounds']} rounds; {packages}.",
+        f"{document['machine']['cpu']}, Python {document['machine']['python']}, "
+        f"{document['rounds']} rounds; {packages}.",
         "",
         "| benchmark | ratio | measured | target or guard | arms, median s (min-max) | note |",
         "|---|---|---|---|---|---|",
@@ -70,9 +71,8 @@ def table(document: dict[str, Any]) -> str:
             for name, one in row["arms"].items()
         )
         for label, ratio in row["ratios"].items():
-            lines.append(
-                f"| {row['name']} | {label} | {_number(ratio)} | {_verdict(row, label)} | {arms} | {row.get('note', '')} |"
-            )
+            cells = [row["name"], label, _number(ratio), _verdict(row, label), arms, row.get("note", "")]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 

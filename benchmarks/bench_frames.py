@@ -12,7 +12,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from sightline.systems.fitcoach.extract import FramePreparer
+from sightline.systems.fitcoach.pictures import FramePreparer
 from sightline.video.decode import iter_frames
 from sightline.video.sampling import frames_at_rate
 

@@ -13,11 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import interleave, spread
 from sightline.records.rows import Journal, write_lines, write_parquet
 from sightline.records.types import Prediction, Sample
 from sightline.run.merge import merge_predictions
 from sightline.run.shards import make_plan, prediction_key, run_shard
+
+from benchmarks.timing import interleave, spread
 
 
 def _samples(count: int) -> list[Sample]:
@@ -25,9 +26,9 @@ def _samples(count: int) -> list[Sample]:
 
 
 def _predictions(samples: list[Sample]) -> list[Prediction]:
+    text = "keep your back straight " * 23
     return [
-        Prediction(one.id, "ok", output={"text": f"{one.id} " + "keep your back straight " * 23}, key=prediction_key("r", one))
-        for one in samples
+        Prediction(one.id, "ok", output={"text": f"{one.id} {text}"}, key=prediction_key("r", one)) for one in samples
     ]
 
 
@@ -197,7 +198,8 @@ def bench_workflow(rounds: int) -> dict[str, Any]:
         for _ in range(rounds):
             for shards in (8, 64, 512):
                 taken[f"S={shards}"].append(_cpu(snakemake, Path(name, str(shards))))
-            taken["our dry-run"].append(_cpu([*snakemake, "--nolock", "--snakefile", str(root / "Snakefile")], Path(name)))
+            own = [*snakemake, "--nolock", "--snakefile", str(root / "Snakefile")]
+            taken["our dry-run"].append(_cpu(own, Path(name)))
     arms = {label: spread(values) for label, values in taken.items()}
     per_job = (arms["S=512"]["median_s"] - arms["S=8"]["median_s"]) / (6 * (512 - 8))
     return {

@@ -1,7 +1,5 @@
 # The shards of an extraction joined into one readable store.
 rule index_features:
-    message:
-        "Joining the features of {wildcards.dataset} ({wildcards.extractor})"
     input:
         shards=collect(
             "results/features/{dataset}/{extractor}/shards/{shard}.json",
@@ -10,15 +8,17 @@ rule index_features:
         ),
     output:
         index="results/features/{dataset}/{extractor}/index.json",
-    params:
-        stage_version=plan.versions["features"],
     log:
         "results/logs/index_features/{dataset}.{extractor}.log",
+    conda:
+        "../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=20,
-    conda:
-        "../envs/core.yaml"
+    params:
+        stage_version=plan.versions["features"],
+    message:
+        "Joining the features of {wildcards.dataset} ({wildcards.extractor})"
     script:
         "../workflow_scripts/index_features.py"

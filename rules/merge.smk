@@ -1,7 +1,5 @@
 # Every id exactly once: none lost, none extra, none stale.
 rule merge_predictions:
-    message:
-        "Merging the predictions of {wildcards.system} on {wildcards.dataset} ({wildcards.variant})"
     input:
         samples="results/runs/{system}/{dataset}/{variant}/samples.parquet",
         shards=collect(
@@ -11,17 +9,19 @@ rule merge_predictions:
         ),
     output:
         predictions="results/runs/{system}/{dataset}/{variant}/predictions.parquet",
-    params:
-        stage_version=plan.versions["merge"],
     log:
         "results/logs/merge_predictions/{system}.{dataset}.{variant}.log",
     benchmark:
         "results/benchmarks/merge_predictions/{system}.{dataset}.{variant}.tsv"
+    conda:
+        "../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
-    conda:
-        "../envs/core.yaml"
+    params:
+        stage_version=plan.versions["merge"],
+    message:
+        "Merging the predictions of {wildcards.system} on {wildcards.dataset} ({wildcards.variant})"
     script:
         "../workflow_scripts/merge_predictions.py"

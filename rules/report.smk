@@ -1,7 +1,5 @@
 # The pages people open, and the check before anything runs.
 rule report:
-    message:
-        "Drawing the report pages"
     input:
         metrics=expand(rules.summarise.output.metrics, system=plan.systems),
         views=plan.view_files(),
@@ -25,33 +23,35 @@ rule report:
             caption="captions/timing.rst",
         ),
         timings="results/report/timings.parquet",
-    params:
-        stage_version=plan.versions["report"],
     log:
         "results/logs/report.log",
     benchmark:
         "results/benchmarks/report.tsv"
+    conda:
+        "../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
-    conda:
-        "../envs/core.yaml"
+    params:
+        stage_version=plan.versions["report"],
+    message:
+        "Drawing the report pages"
     script:
         "../workflow_scripts/report.py"
 
 
 rule check:
-    message:
-        "What this configuration needs, what is there, what is missing"
+    log:
+        "results/logs/check.log",
     localrule: True
+    conda:
+        "../envs/core.yaml"
+    threads: 1
     params:
         config=plan.flow.main.model_dump(mode="json"),
         root=Path(workflow.basedir, "config").as_posix(),
-    log:
-        "results/logs/check.log",
-    threads: 1
-    conda:
-        "../envs/core.yaml"
+    message:
+        "What this configuration needs, what is there, what is missing"
     script:
         "../workflow_scripts/check.py"

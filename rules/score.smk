@@ -1,7 +1,5 @@
 # One file per system: every configured dataset and variant, value, interval, coverage, paper.
 rule summarise:
-    message:
-        "Summarising {wildcards.system}: results/{wildcards.system}_metrics.json"
     input:
         unpack(plan.summary_inputs),
     output:
@@ -12,18 +10,20 @@ rule summarise:
             labels={"content": "all metrics (JSON)"},
             caption="captions/metrics.rst",
         ),
-    params:
-        summary=plan.summary_params,
-        stage_version=plan.versions["summarise"],
     log:
         "results/logs/summarise/{system}.log",
     benchmark:
         "results/benchmarks/summarise/{system}.tsv"
+    conda:
+        "../envs/core.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
-    conda:
-        "../envs/core.yaml"
+    params:
+        summary=plan.summary_params,
+        stage_version=plan.versions["summarise"],
+    message:
+        "Summarising {wildcards.system}: results/{wildcards.system}_metrics.json"
     script:
         "../workflow_scripts/summarise.py"

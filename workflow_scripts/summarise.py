@@ -18,6 +18,7 @@ with stage(snakemake) as job:
         samples=[Path(path) for path in snakemake.input.samples],
         scores=[Path(path) for path in snakemake.input.scores],
         absent=[Path(path) for path in snakemake.input.absent],
+        plans=[Path(path) for path in snakemake.input.plan],
         specs=room(snakemake.wildcards.system, "stages").metrics_of(summary["scoring"]),
         target=Path(snakemake.output.metrics),
     )

@@ -3,96 +3,98 @@ fitcoach = plan.room("fitcoach")
 
 
 rule fitcoach_demo:
-    message:
-        "Drawing the demo workouts and filling the demo weights"
     output:
         parts=plan.generated("fitcoach_demo"),
-    params:
-        generator=plan.generator("fitcoach_demo"),
-        stage_version=plan.versions["demo"],
     log:
         "results/logs/fitcoach_demo.log",
     benchmark:
         "results/benchmarks/fitcoach_demo.tsv"
+    conda:
+        "../../envs/llm.yaml"
     threads: 2
     resources:
         mem_mb=2000,
         runtime=30,
-    conda:
-        "../../envs/llm.yaml"
+    params:
+        generator=plan.generator("fitcoach_demo"),
+        stage_version=plan.versions["demo"],
+    message:
+        "Drawing the demo workouts and filling the demo weights"
     script:
         "../../workflow_scripts/systems/fitcoach/demo.py"
 
 
 rule fitcoach_extract:
-    message:
-        "3D-CNN features of {wildcards.dataset}, shard {wildcards.shard}"
     input:
         frames=collect(
-            rules.decode_frames.output.index, policy=plan.extractor_policy, allow_missing=True
+            rules.decode_frames.output.index,
+            policy=plan.extractor_policy,
+            allow_missing=True,
         ),
         data=collect(rules.acquire.output.record, asset=plan.asset_of_dataset),
         weights=collect(rules.acquire.output.record, asset=plan.extractor_asset),
     output:
         index="results/features/{dataset}/{extractor}/shards/{shard}.json",
+    log:
+        "results/logs/fitcoach_extract/{dataset}.{extractor}.{shard}.log",
+    benchmark:
+        "results/benchmarks/fitcoach_extract/{dataset}.{extractor}.{shard}.tsv"
     wildcard_constraints:
         dataset=fitcoach.datasets,
         extractor=fitcoach.extractors,
+    conda:
+        "../../envs/llm.yaml"
+    threads: 1
+    resources:
+        mem_mb=plan.extractor_mem_mb,
+        runtime=240,
+        gpu=plan.extractor_gpus,
     params:
         dataset=plan.dataset_params,
         extractor=plan.extractor_settings,
         store=plan.flow.main.feature_store,
         failed_videos=plan.flow.main.limits.failed_videos,
         stage_version=plan.versions["features"],
-    log:
-        "results/logs/fitcoach_extract/{dataset}.{extractor}.{shard}.log",
-    benchmark:
-        "results/benchmarks/fitcoach_extract/{dataset}.{extractor}.{shard}.tsv"
-    threads: 1
-    resources:
-        mem_mb=plan.extractor_mem_mb,
-        runtime=240,
-        gpu=plan.extractor_gpus,
-    conda:
-        "../../envs/llm.yaml"
+    message:
+        "3D-CNN features of {wildcards.dataset}, shard {wildcards.shard}"
     script:
         "../../workflow_scripts/systems/fitcoach/extract.py"
 
 
 rule fitcoach_samples:
-    message:
-        "Episodes of {wildcards.dataset} for {wildcards.variant}, cut into blocks and shards"
     input:
         data=collect(rules.acquire.output.record, asset=plan.asset_of_dataset),
         features=collect(
-            rules.index_features.output.index, extractor=fitcoach.extractor, allow_missing=True
+            rules.index_features.output.index,
+            extractor=fitcoach.extractor,
+            allow_missing=True,
         ),
     output:
         samples="results/runs/fitcoach/{dataset}/{variant}/samples.parquet",
         plan="results/runs/fitcoach/{dataset}/{variant}/plan.json",
+    log:
+        "results/logs/fitcoach_samples/{dataset}.{variant}.log",
     wildcard_constraints:
         dataset=fitcoach.datasets,
         variant=fitcoach.variants,
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
     params:
         dataset=plan.dataset_params,
         episodes=fitcoach.episode_params,
         sampling=fitcoach.sampling,
         stage_version=plan.versions["samples"],
-    log:
-        "results/logs/fitcoach_samples/{dataset}.{variant}.log",
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=30,
-    conda:
-        "../../envs/core.yaml"
+    message:
+        "Episodes of {wildcards.dataset} for {wildcards.variant}, cut into blocks and shards"
     script:
         "../../workflow_scripts/systems/fitcoach/samples.py"
 
 
 rule fitcoach_predict:
-    message:
-        "Stream-VLM ({wildcards.variant}) coaches {wildcards.dataset}, shard {wildcards.shard}"
     input:
         samples=rules.fitcoach_samples.output.samples,
         plan=rules.fitcoach_samples.output.plan,
@@ -100,30 +102,30 @@ rule fitcoach_predict:
         weights=collect(rules.acquire.output.record, asset=fitcoach.weights_assets),
     output:
         rows="results/runs/fitcoach/{dataset}/{variant}/shards/{shard}.jsonl",
-    wildcard_constraints:
-        dataset=fitcoach.datasets,
-        variant=fitcoach.variants,
-    params:
-        settings=fitcoach.settings,
-        stage_version=plan.versions["predict"],
     log:
         "results/logs/fitcoach_predict/{dataset}.{variant}.{shard}.log",
     benchmark:
         "results/benchmarks/fitcoach_predict/{dataset}.{variant}.{shard}.tsv"
+    wildcard_constraints:
+        dataset=fitcoach.datasets,
+        variant=fitcoach.variants,
+    conda:
+        "../../envs/llm.yaml"
     threads: 1
     resources:
         mem_mb=fitcoach.mem_mb,
         runtime=240,
         gpu=fitcoach.gpus,
-    conda:
-        "../../envs/llm.yaml"
+    params:
+        settings=fitcoach.settings,
+        stage_version=plan.versions["predict"],
+    message:
+        "Stream-VLM ({wildcards.variant}) coaches {wildcards.dataset}, shard {wildcards.shard}"
     script:
         "../../workflow_scripts/systems/fitcoach/predict.py"
 
 
 rule fitcoach_score:
-    message:
-        "Scoring {wildcards.variant} on {wildcards.dataset}"
     input:
         samples=rules.fitcoach_samples.output.samples,
         predictions="results/runs/fitcoach/{dataset}/{variant}/predictions.parquet",
@@ -132,29 +134,29 @@ rule fitcoach_score:
         scores="results/runs/fitcoach/{dataset}/{variant}/scores.parquet",
         absent="results/runs/fitcoach/{dataset}/{variant}/absent.json",
         pairs="results/runs/fitcoach/{dataset}/{variant}/matched_pairs.json",
-    wildcard_constraints:
-        dataset=fitcoach.datasets,
-        variant=fitcoach.variants,
-    params:
-        scoring=fitcoach.scoring,
-        stage_version=plan.versions["score"],
     log:
         "results/logs/fitcoach_score/{dataset}.{variant}.log",
     benchmark:
         "results/benchmarks/fitcoach_score/{dataset}.{variant}.tsv"
+    wildcard_constraints:
+        dataset=fitcoach.datasets,
+        variant=fitcoach.variants,
+    conda:
+        "../../envs/metrics.yaml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
-    conda:
-        "../../envs/metrics.yaml"
+    params:
+        scoring=fitcoach.scoring,
+        stage_version=plan.versions["score"],
+    message:
+        "Scoring {wildcards.variant} on {wildcards.dataset}"
     script:
         "../../workflow_scripts/systems/fitcoach/score.py"
 
 
 rule fitcoach_views:
-    message:
-        "Timelines of {wildcards.variant} on {wildcards.dataset}"
     input:
         data=collect(rules.acquire.output.record, asset=plan.asset_of_dataset),
         samples=rules.fitcoach_samples.output.samples,
@@ -162,38 +164,46 @@ rule fitcoach_views:
         scores=rules.fitcoach_score.output.scores,
     output:
         views="results/runs/fitcoach/{dataset}/{variant}/views.parquet",
+    log:
+        "results/logs/fitcoach_views/{dataset}.{variant}.log",
     wildcard_constraints:
         dataset=fitcoach.datasets,
         variant=fitcoach.variants,
-    params:
-        dataset=plan.dataset_params,
-        extractor=fitcoach.extractor_settings,
-        stage_version=plan.versions["views"],
-    log:
-        "results/logs/fitcoach_views/{dataset}.{variant}.log",
+    conda:
+        "../../envs/video.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
-    conda:
-        "../../envs/video.yaml"
+    params:
+        dataset=plan.dataset_params,
+        extractor=fitcoach.extractor_settings,
+        scoring=fitcoach.scoring,
+        stage_version=plan.versions["views"],
+    message:
+        "Timelines of {wildcards.variant} on {wildcards.dataset}"
     script:
         "../../workflow_scripts/systems/fitcoach/views.py"
 
 
 rule fitcoach_features:
-    localrule: True
     input:
         expand(rules.index_features.output.index, zip, **fitcoach.selected_features),
+    localrule: True
 
 
 rule fitcoach_predictions:
-    localrule: True
     input:
-        expand(rules.merge_predictions.output.predictions, zip, system="fitcoach", **fitcoach.selected),
+        expand(
+            rules.merge_predictions.output.predictions,
+            zip,
+            system="fitcoach",
+            **fitcoach.selected,
+        ),
+    localrule: True
 
 
 rule fitcoach_scores:
-    localrule: True
     input:
         expand(rules.fitcoach_score.output.scores, zip, **fitcoach.selected),
+    localrule: True

@@ -238,9 +238,7 @@ def test_duplicates_must_agree_and_can_stand_in():
 
 def test_two_layouts_in_one_file_are_refused():
     with pytest.raises(CheckpointError, match="both lead to"):
-        map_keys(
-            {"module.a": torch.ones(1), "a": torch.ones(1)}, KeyMap((StripPrefix("module."),)), {"a": (1,)}
-        )
+        map_keys({"module.a": torch.ones(1), "a": torch.ones(1)}, KeyMap((StripPrefix("module."),)), {"a": (1,)})
 
 
 def test_meta_device_needs_no_memory():

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from sightline.config.load import merge
 from sightline.config.plan import needed_assets, shard_count
 from sightline.errors import ConfigError
@@ -89,7 +88,10 @@ def test_wrong_values_name_their_key(over: dict[str, Any], words: str) -> None:
 def test_overrides_reach_the_cards() -> None:
     config = merge(
         read("config.yaml"),
-        {"systems": {"fitcoach": {"variants": {"demo": {"loop": "realtime"}}}}, "datasets": {"demo_test": {"items": 6}}},
+        {
+            "systems": {"fitcoach": {"variants": {"demo": {"loop": "realtime"}}}},
+            "datasets": {"demo_test": {"items": 6}},
+        },
     )
     plan = load_plan(config, CONFIG)
     assert plan.card("fitcoach").variants["demo"].loop == "realtime"
@@ -125,7 +127,9 @@ def test_profiles_have_disjoint_keys() -> None:
 
 def test_environments_agree_with_the_local_one() -> None:
     pins = dict(
-        line.split("==") for line in (ROOT / "envs/local.txt").read_text().splitlines() if "==" in line and line[0] != "#"
+        line.split("==")
+        for line in (ROOT / "envs/local.txt").read_text().splitlines()
+        if "==" in line and line[0] != "#"
     )
     assert pins["torch"] == "2.13.0"
     for path in ROOT.glob("envs/*.yaml"):

@@ -24,7 +24,7 @@ from sightline.systems.fitcoach.demo_weights import (
     LORA,
     write_demo_weights,
 )
-from sightline.systems.fitcoach.extract import (
+from sightline.systems.fitcoach.features import (
     ExtractorSettings,
     extract_video,
     is_rotated,

@@ -254,13 +254,14 @@ def test_settings_are_checked():
 
 def test_whatever_decides_the_bytes_changes_the_key():
     settings = ExtractorSettings()
-    plain = feature_key("v", "t", settings, WEIGHTS, VERSION, rotate=False)
+    plain = feature_key("id", "v", "t", settings, WEIGHTS, VERSION, rotate=False)
     others = [
-        feature_key("x", "t", settings, WEIGHTS, VERSION, rotate=False),
-        feature_key("v", "x", settings, WEIGHTS, VERSION, rotate=False),
-        feature_key("v", "t", settings, "x", VERSION, rotate=False),
-        feature_key("v", "t", settings, WEIGHTS, VERSION + 1, rotate=False),
-        feature_key("v", "t", settings, WEIGHTS, VERSION, rotate=True),
+        feature_key("other", "v", "t", settings, WEIGHTS, VERSION, rotate=False),
+        feature_key("id", "x", "t", settings, WEIGHTS, VERSION, rotate=False),
+        feature_key("id", "v", "x", settings, WEIGHTS, VERSION, rotate=False),
+        feature_key("id", "v", "t", settings, "x", VERSION, rotate=False),
+        feature_key("id", "v", "t", settings, WEIGHTS, VERSION + 1, rotate=False),
+        feature_key("id", "v", "t", settings, WEIGHTS, VERSION, rotate=True),
     ]
     changes = {"fps": 8.0, "storage_dtype": "float16", "rotate_upto_id": 9, "priming_copies": 0,
                "chunk_frames": 8, "apply_display_rotation": False, "allow_high_bit_depth": True,
@@ -268,10 +269,10 @@ def test_whatever_decides_the_bytes_changes_the_key():
     assert set(changes) == set(settings.to_json())
     for name, value in changes.items():
         changed = replace(settings, **{name: value})
-        others.append(feature_key("v", "t", changed, WEIGHTS, VERSION, rotate=False))
+        others.append(feature_key("id", "v", "t", changed, WEIGHTS, VERSION, rotate=False))
     assert len({plain, *others}) == 1 + len(others)
     same = replace(settings, decoder_threads=2)
-    assert feature_key("v", "t", same, WEIGHTS, VERSION, rotate=False) == plain
+    assert feature_key("id", "v", "t", same, WEIGHTS, VERSION, rotate=False) == plain
 
 
 # ------------------------------------------------------------------------------------------------ shard

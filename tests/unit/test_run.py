@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from sightline.errors import ConfigError, InputError, ResumableStop, StoreError
 from sightline.records.rows import Journal, read_lines, read_predictions, write_lines, write_parquet
 from sightline.records.types import Prediction, Sample
@@ -342,9 +341,14 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
 
     target = tmp_path / "file.txt"
     write_text(target, "old")
-    with pytest.raises(RuntimeError), whole_file(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def interrupted() -> None:
+        with whole_file(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
 

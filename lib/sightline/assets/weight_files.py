@@ -104,9 +104,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt", device="cpu") as stream:
             return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"damaged safetensors file ({error})", file=path, mend="download it again"
-        ) from None
+        raise CheckpointError(f"damaged safetensors file ({error})", file=path, mend="download it again") from None
 
 
 def _read_torch(path: Path) -> Any:

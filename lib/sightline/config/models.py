@@ -118,6 +118,7 @@ class PolicyCard(Strict):
 
     kind: Literal["rate"] = Field(description="`rate`: frames at a fixed rate on real time.")
     fps: float = Field(gt=0, description="Frames per second of real time.")
+    allow_high_bit_depth: bool = Field(False, description="Accept video of more than 8 bits, rounded to 8.")
 
 
 class ExtractorCard(Strict):
@@ -209,7 +210,7 @@ class PaperRow(Strict):
 class PaperCard(Strict):
     """Published numbers of one system."""
 
-    system: str = Field(pattern=SLUG)
+    system: str = Field(pattern=SLUG, description="Name of the system; equals the file name.")
     reference: str = Field(description="Paper.")
     rows: dict[str, PaperRow] = Field(description="Rows by name.")
 

@@ -64,6 +64,12 @@ def _names(count: int) -> list[str]:
     return [f"{number}-of-{count}" for number in range(1, count + 1)]
 
 
+def _extractor_settings(card: SystemCard, name: str) -> dict[str, Any]:
+    extractor = card.extractors[name]
+    policy = card.policies[extractor.policy].model_dump(mode="json", exclude={"kind"})
+    return {**extractor.model_dump(mode="json", exclude=_SIZING | {"policy"}), **policy}
+
+
 class Plan:
     """Targets and parameters of one configuration."""
 
@@ -173,8 +179,11 @@ class Plan:
         raise ConfigError([f"extractor {name} is in no card"])
 
     def extractor_settings(self, wildcards: Wildcards) -> dict[str, Any]:
-        """Returns the settings of the extractor named by the wildcard."""
-        return self._extractor(wildcards.extractor).model_dump(mode="json", exclude=_SIZING)
+        """Returns the settings of the extractor named by the wildcard, with those of its frame policy."""
+        for card in self.flow.systems.values():
+            if wildcards.extractor in card.extractors:
+                return _extractor_settings(card, wildcards.extractor)
+        raise ConfigError([f"extractor {wildcards.extractor} is in no card"])
 
     def extractor_asset(self, wildcards: Wildcards) -> str:
         """Returns the asset of an extractor's weights."""
@@ -256,8 +265,18 @@ class Plan:
         folders = [f"results/runs/{run.system}/{run.dataset}/{run.variant}" for run in self.runs_of(wildcards.system)]
         return {
             name: [f"{folder}/{name}.{suffix}" for folder in folders]
-            for name, suffix in (("samples", "parquet"), ("scores", "parquet"), ("absent", "json"))
+            for name, suffix in (
+                ("samples", "parquet"),
+                ("scores", "parquet"),
+                ("absent", "json"),
+                ("plan", "json"),
+            )
         }
+
+    @property
+    def selected(self) -> dict[str, list[str]]:
+        """All selected runs as parallel lists, to be expanded with zip."""
+        return {name: [getattr(run, name) for run in self.runs] for name in ("system", "dataset", "variant")}
 
     def view_files(self) -> list[str]:
         """Returns the pictures of every selected run."""
@@ -308,9 +327,8 @@ class RoomPlan:
         return self.plan.variant_extractor(wildcards, self.system)
 
     def extractor_settings(self, wildcards: Wildcards) -> dict[str, Any]:
-        """Returns the settings of a variant's extractor."""
-        card = self.plan.flow.systems[self.system].extractors[self.extractor(wildcards)]
-        return dict(card.model_dump(mode="json", exclude=_SIZING))
+        """Returns the settings of a variant's extractor, with those of its frame policy."""
+        return _extractor_settings(self.plan.flow.systems[self.system], self.extractor(wildcards))
 
     def settings(self, wildcards: Wildcards) -> dict[str, Any]:
         """Returns a variant's settings, without titles and what only sizes jobs."""

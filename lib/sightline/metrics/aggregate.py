@@ -28,6 +28,7 @@ class MetricSpec:
         inputs: Metrics whose score rows the aggregate reads; itself by default.
         unit: Unit of the value; empty for a plain number.
         higher_is_better: Direction for the report.
+        out_of: Metric whose denominators say out of how many items this one's were drawn, if there is one.
     """
 
     name: str
@@ -36,6 +37,7 @@ class MetricSpec:
     inputs: tuple[str, ...] = field(default=())
     unit: str = ""
     higher_is_better: bool = True
+    out_of: str = ""
 
     def __post_init__(self) -> None:
         if self.aggregate not in AGGREGATES:

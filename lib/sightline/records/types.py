@@ -62,14 +62,19 @@ class Record:
         """
         if not isinstance(row, dict):
             raise InputError(
-                f"expected a JSON object for a {cls.__name__}, found {type(row).__name__}", file=file, item=item
+                f"expected a JSON object for a {cls.__name__}, found {type(row).__name__}",
+                file=file,
+                item=item,
             )
         where = {"file": file, "item": item or (row.get("id") if isinstance(row.get("id"), str) else None)}
         known = {entry.name: entry for entry in fields(cls)}
         for name in row:
             if name not in known:
                 raise InputError(
-                    f"unknown field in a {cls.__name__}", field=name, mend=f"use only {', '.join(known)}", **where
+                    f"unknown field in a {cls.__name__}",
+                    field=name,
+                    mend=f"use only {', '.join(known)}",
+                    **where,
                 )
         for name, entry in known.items():
             annotation = entry.type if isinstance(entry.type, str) else get_type_hints(cls)[name].__name__

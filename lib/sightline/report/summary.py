@@ -140,7 +140,7 @@ def _items(spec: MetricSpec, columns: Sequence[Column], table: _Table) -> dict[s
     """Returns how many items the metric counted (pairs, feedbacks), and of how many where it says which."""
     if len(columns) != 1:
         return {}
-    whole = table.rows.get(getattr(spec, "out_of", ""), [])
+    whole = table.rows.get(spec.out_of, [])
     total = {"items_total": float(sum(row.denominator for row in whole))} if whole else {}
     return {"items": float(columns[0].denominators.sum()), **total}
 

@@ -92,7 +92,7 @@ def _local_state(asset: str, card: AssetCard, local: Path) -> tuple[State, str, 
         return "unpack", f"archive at {local}", ""
     if local.is_file():
         named = [pattern for pattern in card.requires if PurePosixPath(local.name).match(pattern)]
-        found = "present" if named else "supply"
+        found: State = "present" if named else "supply"
         return found, f"{local}" if named else f"{local} is not {card.requires[0]}", "" if named else mend
     lacking = [pattern for pattern in card.requires if not _holds(local, pattern)]
     if lacking:

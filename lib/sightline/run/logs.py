@@ -68,11 +68,12 @@ class Job:
 
 def keep_own_packages() -> None:
     """Drops site-packages folders outside `sys.prefix`, so that a job uses its own environment only."""
-    prefix = Path(sys.prefix).resolve()
+    prefix = Path(sys.prefix)
 
     def foreign(entry: str) -> bool:
         path = Path(entry)
-        return path.name in ("site-packages", "dist-packages") and not path.resolve().is_relative_to(prefix)
+        own = path.is_relative_to(prefix) or path.resolve().is_relative_to(prefix.resolve())
+        return path.name in ("site-packages", "dist-packages") and not own
 
     sys.path[:] = [entry for entry in sys.path if not foreign(entry)]
 

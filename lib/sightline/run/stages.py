@@ -91,7 +91,7 @@ def index_frames(
         rows = index_dataset(
             sources,
             target,
-            FramePolicy(fps=policy["fps"]),
+            FramePolicy(fps=policy["fps"], allow_high_bit_depth=policy["allow_high_bit_depth"]),
             workers=workers,
             progress=lambda _done, _total: bar.update(),
         )

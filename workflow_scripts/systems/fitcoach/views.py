@@ -9,6 +9,7 @@ with stage(snakemake) as job:
         data=snakemake.input.data[0],
         dataset=snakemake.params.dataset,
         extractor=snakemake.params.extractor,
+        scoring=snakemake.params.scoring,
         samples=snakemake.input.samples,
         predictions=snakemake.input.predictions,
         scores=snakemake.input.scores,

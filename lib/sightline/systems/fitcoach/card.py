@@ -18,7 +18,6 @@ class FitcoachExtractor(ExtractorCard):
     )
     priming_copies: int = Field(12, ge=0, description="Copies of the first frame fed before it.")
     chunk_frames: int = Field(4, ge=4, multiple_of=4, description="Frames per call of the CNN, counted from frame 0.")
-    allow_high_bit_depth: bool = Field(False, description="Accept 10-bit video, rounded to 8 bit.")
     cpu_threads: int = Field(
         1, ge=1, description="Intra-op threads on a CPU; fixed, since results depend on it in the last bit."
     )

@@ -11,20 +11,19 @@ import numpy as np
 import torch
 
 from sightline.errors import InputError, NonFiniteError, ResumableStop, StoreError, VideoError
+from sightline.features.index import WorkStores
 from sightline.features.store import FeatureStore
 from sightline.records.files import content_key, sha256_file
-from sightline.systems.fitcoach.extract import (
+from sightline.systems.fitcoach.extract import Cnn, VideoFeatures, extract_group_compat, extract_video
+from sightline.systems.fitcoach.model import FEATURE_CHANNELS
+from sightline.systems.fitcoach.pictures import (
     INPUT_HEIGHT,
     INPUT_WIDTH,
     ExtractorSettings,
-    VideoFeatures,
-    extract_group_compat,
-    extract_video,
     is_rotated,
     preprocess,
     qevd_seconds,
 )
-from sightline.systems.fitcoach.model.cnn import FEATURE_CHANNELS, StreamingEfficientNet
 from sightline.video.decode import scan_video
 from sightline.video.frames import short_reason
 from sightline.video.sampling import read_timestamps
@@ -66,6 +65,7 @@ class VideoToExtract:
 
 
 def feature_key(
+    video_id: str,
     video_sha256: str,
     timestamps_sha256: str,
     settings: ExtractorSettings,
@@ -76,10 +76,11 @@ def feature_key(
 ) -> str:
     """Returns the content key of a video's features: equal inputs, equal key; anything else changes it.
 
-    `rotate` is part of it because it may come from the file's name, which no digest covers.
+    The id is part of it, so that two videos of equal content stay two items; `rotate` because it may come from
+    the file's name, which no digest covers.
     """
     return content_key(
-        "fitcoach features", video_sha256, timestamps_sha256, settings.to_json(), weights_sha256,
+        "fitcoach features", video_id, video_sha256, timestamps_sha256, settings.to_json(), weights_sha256,
         stage_version, rotate,
     )  # fmt: skip
 
@@ -90,7 +91,7 @@ def _frame_times(video: VideoToExtract, settings: ExtractorSettings) -> np.ndarr
     return scan_video(video.path, allow_high_bit_depth=settings.allow_high_bit_depth)[1]
 
 
-def _has_sound(store: FeatureStore, key: str) -> bool:
+def _has_sound(store: FeatureStore | WorkStores, key: str) -> bool:
     """Says whether the store holds an undamaged item; a damaged one is taken out."""
     if key not in store:
         return False
@@ -113,9 +114,9 @@ def _row(video_id: str, key: str, steps: int = 0, reason: str = "") -> dict[str,
 
 def _extract_one(
     video: VideoToExtract,
-    store: FeatureStore,
+    store: FeatureStore | WorkStores,
     key: str,
-    cnn: StreamingEfficientNet,
+    cnn: Cnn,
     settings: ExtractorSettings,
     device: str | torch.device,
 ) -> None:
@@ -128,8 +129,8 @@ def _extract_one(
 
 def extract_shard(
     videos: Sequence[VideoToExtract],
-    store: FeatureStore,
-    cnn: StreamingEfficientNet,
+    store: FeatureStore | WorkStores,
+    cnn: Cnn,
     settings: ExtractorSettings,
     *,
     weights_sha256: str,
@@ -164,7 +165,7 @@ def extract_shard(
         if should_stop is not None and should_stop():
             raise ResumableStop(f"stopped after {done - 1} of {len(videos)} videos", mend="start it again")
         key = feature_key(
-            video.video_sha256, video.timestamps_sha256, settings, weights_sha256, stage_version,
+            video.video_id, video.video_sha256, video.timestamps_sha256, settings, weights_sha256, stage_version,
             rotate=video.turned(settings),
         )  # fmt: skip
         try:
@@ -230,7 +231,7 @@ def _load_pair(features_path: Path, timestamps_path: Path, shape: tuple[int, ...
 
 def import_npy_folder(
     split_folder: str | Path,
-    store: FeatureStore,
+    store: FeatureStore | WorkStores,
     *,
     storage_dtype: str = "float32",
     feature_shape: tuple[int, ...] | None = FEATURE_SHAPE,
@@ -281,12 +282,12 @@ def _import_one(
     name: str,
     features_path: Path,
     timestamps_path: Path,
-    store: FeatureStore,
+    store: FeatureStore | WorkStores,
     storage_dtype: str,
     feature_shape: tuple[int, ...] | None,
 ) -> dict[str, Any]:
     digests = [sha256_file(features_path), sha256_file(timestamps_path)]
-    key = content_key("fitcoach imported features", *digests, storage_dtype)
+    key = content_key("fitcoach imported features", name, *digests, storage_dtype)
     if not _has_sound(store, key):
         features, timestamps = _load_pair(features_path, timestamps_path, feature_shape)
         store.put(key, _stored(features, timestamps, storage_dtype), meta={"video_id": name, "imported": True})

@@ -82,17 +82,23 @@ def metric_specs(settings: ScoreSettings | None = None) -> tuple[MetricSpec, ...
             f"NLTK's METEOR (alpha 0.9, beta 3, gamma 0.5; WordNet 3.0; words by {splitter} and "
             "NLTKWordTokenizer), mean over matched pairs",
             "ratio_of_sums",
+            out_of=RECALL,
         ),
         MetricSpec(
-            ROUGE_L, "F-measure of rouge_score without stemming, mean over matched pairs", "ratio_of_sums"
+            ROUGE_L, "F-measure of rouge_score without stemming, mean over matched pairs", "ratio_of_sums",
+            out_of=RECALL,
         ),
         MetricSpec(
             settings.bertscore,
             f"bert_score F1 of {settings.bertscore_model}, layer {settings.bertscore_layers}, no idf, "
             "no rescaling, mean over matched pairs",
             "ratio_of_sums",
+            out_of=RECALL,
         ),
-        MetricSpec(LLM_ACCURACY, "judge's score from 1 to 5, mean over matched pairs it scored", "ratio_of_sums"),
+        MetricSpec(
+            LLM_ACCURACY, "judge's score from 1 to 5, mean over matched pairs it scored", "ratio_of_sums",
+            out_of=RECALL,
+        ),
     )  # fmt: skip
 
 
@@ -220,9 +226,8 @@ def _text_metrics(settings: ScoreSettings) -> dict[str, PairScorer]:
     def bertscore(pairs: Sequence[Pair]) -> list[float]:
         if settings.bertscore_folder is None:
             raise MetricUnavailable(
-                f"no weights of {settings.bertscore_model} are configured",
-                field="scoring.bertscore.weights",
-                mend="name the folder that holds the encoder",
+                f"the weights of {settings.bertscore_model} are not here",
+                mend="set local_assets to the folder that holds the encoder, or scoring.bertscore.weights to an asset",
             )
         from sightline.metrics.bertscore import bertscore_f1, check_model
 

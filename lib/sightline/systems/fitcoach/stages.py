@@ -13,6 +13,7 @@ import numpy as np
 from sightline.assets.acquire import locate
 from sightline.errors import VideoError
 from sightline.features.index import FeatureIndex, WorkStores, write_shard_index
+from sightline.features.store import Backend
 from sightline.metrics.aggregate import MetricSpec
 from sightline.records.files import content_key, read_json, sha256_file, write_json
 from sightline.records.rows import read_predictions, read_samples, read_scores, write_lines, write_parquet
@@ -25,11 +26,13 @@ from sightline.systems.fitcoach.media import LANDMARK
 from sightline.systems.fitcoach.score import ScoreSettings, matched_pairs, metric_specs, score
 
 if TYPE_CHECKING:
+    from sightline.systems.fitcoach.model.cnn import StreamingEfficientNet
     from sightline.systems.fitcoach.predict import Predictor, ReadFeatures
+    from sightline.video.frames import FrameIndexRow
 
 log = logging.getLogger(__name__)
 _SHOWN = 10
-_NOT_EXTRACTION = {"policy", "weights", "weights_kind", "released_features"}
+_NOT_EXTRACTION = {"weights", "weights_kind", "released_features"}
 
 
 def make_demo(*, target: str, generator: dict[str, int], workers: int) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def extract_features(
     weights: str,
     dataset: dict[str, Any],
     extractor: dict[str, Any],
-    backend: str,
+    backend: Backend,
     failed_videos: int,
     stage_version: int,
     shard: str,
@@ -68,55 +71,17 @@ def extract_features(
     Raises:
         VideoError: More videos fail than the configuration tolerates; what was finished is kept.
     """
-    from sightline.systems.fitcoach.features import ExtractorSettings, VideoToExtract, extract_shard, import_npy_folder
     from sightline.video.frames import read_index
 
     folder = split_folder(data, dataset["folder"], LANDMARK)
     usable = [row for row in read_index(frames) if row.status == "ok"]
     number, count = shard_number(shard)
     mine = [usable[position] for position in deal_out([len(row.used) for row in usable], count)[number - 1]]
-    settings = ExtractorSettings(**{name: value for name, value in extractor.items() if name not in _NOT_EXTRACTION})
     checkpoint = locate(Path(weights), extractor["weights"]["file"])
     device = choose_device(gpus, demo_weights=extractor["weights_kind"] == "demo")
-    fix_threads(settings.cpu_threads)
-
-    @cache
-    def load() -> Any:
-        from sightline.systems.fitcoach.model.cnn import load_cnn
-
-        log.info("loading the 3D CNN from %s on %s", checkpoint, device)
-        return load_cnn(checkpoint, device)
-
-    def cnn(frames: Any, state: Any) -> Any:
-        return load()(frames, state)  # loaded at the first video that the store does not hold yet
-
-    with WorkStores(work, f"{shard}.{backend}", backend) as store, StopRequest() as stop:  # type: ignore[arg-type]
+    with WorkStores(work, shard, backend) as store:
         before = set(store.keys())
-        with progress_bar(mine, description=f"features {shard}", unit="video") as bar:
-            common = {
-                "progress": lambda _done, _total: bar.update(),
-                "should_stop": lambda: stop.received is not None,
-            }
-            if extractor["released_features"]:
-                rows = import_npy_folder(
-                    folder, store, storage_dtype=settings.storage_dtype, video_ids=[row.video_id for row in mine],
-                    **common,
-                )  # fmt: skip
-            else:
-                videos = [
-                    VideoToExtract(
-                        video_id=row.video_id,
-                        path=folder / row.path,
-                        video_sha256=row.sha256,
-                        timestamps_path=_timestamps_of(folder, row.path),
-                        timestamps_sha256=row.timestamps_sha256,
-                    )
-                    for row in mine
-                ]
-                rows = extract_shard(
-                    videos, store, cnn, settings, weights_sha256=sha256_file(checkpoint),
-                    stage_version=stage_version, device=device, **common,
-                )  # fmt: skip
+        rows = _fill_store(store, mine, folder, extractor, checkpoint, stage_version, device, f"features {shard}")
         failed = [row for row in rows if row["status"] == "failed"]
         for row in failed:
             log.error("%s: %s", row["video_id"], row["reason"])
@@ -127,9 +92,73 @@ def extract_features(
                 file=folder,
                 mend=f"mend them, or tolerate them with limits.failed_videos={len(failed)}; the others are kept",
             )
-        write_shard_index(store, [row["key"] for row in rows if row["status"] == "ok"], target)
-    computed = sum(row["key"] not in before for row in rows if row["status"] == "ok")
+        finished = [row for row in rows if row["status"] == "ok"]
+        write_shard_index(store, [row["key"] for row in finished], target)
+    computed = sum(row["key"] not in before for row in finished)
     return {"videos": len(rows), "computed": computed, "steps": sum(row["steps"] for row in rows)}
+
+
+def _fill_store(
+    store: WorkStores,
+    mine: list[FrameIndexRow],
+    folder: Path,
+    extractor: dict[str, Any],
+    checkpoint: Path,
+    stage_version: int,
+    device: str,
+    description: str,
+) -> list[dict[str, Any]]:
+    """Extracts or imports what the store does not hold; the CNN is loaded at the first video that needs it."""
+    from sightline.systems.fitcoach.features import ExtractorSettings, VideoToExtract, extract_shard, import_npy_folder
+
+    settings = ExtractorSettings(**{name: value for name, value in extractor.items() if name not in _NOT_EXTRACTION})
+    fix_threads(settings.cpu_threads)
+
+    @cache
+    def load() -> StreamingEfficientNet:
+        from sightline.systems.fitcoach.model.cnn import load_cnn
+
+        log.info("loading the 3D CNN from %s on %s", checkpoint, device)
+        return load_cnn(checkpoint, device)
+
+    with StopRequest() as stop, progress_bar(mine, description=description, unit="video") as bar:
+
+        def advance(_done: int, _total: int) -> None:
+            bar.update()
+
+        def should_stop() -> bool:
+            return stop.received is not None
+
+        if extractor["released_features"]:
+            return import_npy_folder(
+                folder,
+                store,
+                storage_dtype=settings.storage_dtype,
+                video_ids=[row.video_id for row in mine],
+                progress=advance,
+                should_stop=should_stop,
+            )
+        videos = [
+            VideoToExtract(
+                video_id=row.video_id,
+                path=folder / row.path,
+                video_sha256=row.sha256,
+                timestamps_path=_timestamps_of(folder, row.path),
+                timestamps_sha256=row.timestamps_sha256,
+            )
+            for row in mine
+        ]
+        return extract_shard(
+            videos,
+            store,
+            lambda frames, state: load()(frames, state),
+            settings,
+            weights_sha256=sha256_file(checkpoint),
+            stage_version=stage_version,
+            device=device,
+            progress=advance,
+            should_stop=should_stop,
+        )
 
 
 def _timestamps_of(folder: Path, video: str) -> Path:
@@ -326,6 +355,7 @@ def draw_run(
     data: str,
     dataset: dict[str, Any],
     extractor: dict[str, Any],
+    scoring: dict[str, Any],
     samples: str,
     predictions: str,
     scores: str,
@@ -340,6 +370,8 @@ def draw_run(
         read_scores(scores),
         split_folder(data, dataset["folder"], LANDMARK),
         rotate_upto_id=extractor["rotate_upto_id"],
+        allow_high_bit_depth=extractor["allow_high_bit_depth"],
+        half_window_s=scoring["tolerance_s"] / 2,
     )
     write_parquet(target, View, views)
     return {"views": len(views)}

@@ -16,8 +16,8 @@ from sightline.metrics.temporal import HALF_WINDOW_S, TemporalMatch, match_feedb
 from sightline.records.types import Prediction, Sample, Score, View
 from sightline.report.views import Mark, TimelineView
 from sightline.systems.fitcoach.annotations import ANNOTATION_FILE, load_video_timestamps
-from sightline.systems.fitcoach.extract import ExtractorSettings, is_rotated, preprocess
 from sightline.systems.fitcoach.media import list_media
+from sightline.systems.fitcoach.pictures import ExtractorSettings, is_rotated, preprocess
 from sightline.systems.fitcoach.records import Coaching, Episode
 from sightline.video.decode import iter_frames
 

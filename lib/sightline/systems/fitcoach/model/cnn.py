@@ -26,9 +26,8 @@ from sightline.assets.checkpoints import (
     read_state_dict,
 )
 from sightline.errors import NonFiniteError
+from sightline.systems.fitcoach.model import FEATURE_CHANNELS, FRAMES_PER_STEP
 
-FRAMES_PER_STEP = 4
-FEATURE_CHANNELS = 1280
 _WINDOW = 3  # frames one temporal convolution sees
 
 
