@@ -48,9 +48,8 @@ def test_metrics_list_every_configured_run_and_hide_nothing(finished: Checkout) 
 
 
 def test_every_rule_of_the_run_left_a_log_and_a_timing(finished: Checkout) -> None:
-    rules = {
-        path.name.split("~")[0].removesuffix(".json") for path in (finished.folder / "results/work/timings").iterdir()
-    }
+    timings = list((finished.folder / "results/work/timings").iterdir())
+    rules = {path.name.split("~")[0].removesuffix(".json") for path in timings}
     assert {"acquire", "decode_frames", "fitcoach_extract", "fitcoach_predict", "merge_predictions", "report"} <= rules
     logs = list((finished.folder / "results/logs").rglob("*.log"))
     assert len(logs) == len(timings)
