@@ -1,0 +1,264 @@
+"""Fine-tuning Stream-VLM: samples and features in, trained weights in the model and a loss curve out."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sightline.errors import ConfigError, InputError, NonFiniteError
+from sightline.llm.tokens import TextTokenizer
+from sightline.records.types import Sample
+from sightline.systems.fitcoach.model.loader import SPECIAL_TOKENS
+from sightline.systems.fitcoach.model.stream_vlm import StreamVlm
+from sightline.systems.fitcoach.predict import ReadFeatures
+from sightline.systems.fitcoach.records import Episode
+from sightline.systems.fitcoach.sequences import ZERO_STEP, SequenceSettings, TrainingSequence, training_units
+from sightline.systems.fitcoach.stream import ActionTokens
+from sightline.training.loop import Durable, LoopSettings, TrainResult, Work, train_loop
+
+log = logging.getLogger(__name__)
+
+ReadTimes = Callable[[str], np.ndarray]
+"""Feature key to the times of all its steps, float64 [T], UNIX seconds on the annotations' clock."""
+Unit = tuple[TrainingSequence, ...]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What is trained, on which sequences, and how.
+
+    Attributes:
+        loop: Steps, rates, precision, seed.
+        sequences: Form of the sequences.
+        trainable: Patterns of parameter names (`*` matches anything): `*.lora_*` for LoRA, `*.xattn_layer.*`
+            for the cross-attention, `*` for everything.
+        vision_weight: Weight of `<vision>` targets, of which there are far more than of words.
+    """
+
+    loop: LoopSettings = field(default_factory=LoopSettings)
+    sequences: SequenceSettings = field(default_factory=SequenceSettings)
+    trainable: tuple[str, ...] = ("*.lora_*",)
+    vision_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of some units, padded on the right; attention is causal, so that padding reaches nothing.
+
+    Attributes:
+        ids: int64 [S, N].
+        vision_mask: int64 [S, N].
+        weights: Weight of each token as a target, float32 [S, N].
+        features: Feature maps [S, T, C, H, W] in the order of a sequence's masked tokens.
+        owner: Unit of each sequence, int64 [S].
+    """
+
+    ids: Tensor
+    vision_mask: Tensor
+    weights: Tensor
+    features: Tensor
+    owner: Tensor
+
+
+def train(
+    samples: Sequence[Sample],
+    read_features: ReadFeatures,
+    read_times: ReadTimes,
+    model: StreamVlm,
+    tokenizer: TextTokenizer,
+    settings: TrainSettings,
+    *,
+    device: str = "cpu",
+    durable: Durable | None = None,
+    watch: Callable[[int, nn.Module], None] | None = None,
+) -> TrainResult:
+    """Trains a model in place; see `train_loop` for resuming and several processes.
+
+    Args:
+        samples: Episodes with what should have been said.
+        read_features: Feature key and rows to feature maps.
+        read_times: Feature key to the times of its steps.
+        model: Loaded with LoRA unmerged.
+        tokenizer: The checkpoint's own.
+        settings: What to train and how.
+        device: `cpu` or `cuda`.
+        durable: Where to resume from and save to.
+        watch: See `train_loop`.
+
+    Raises:
+        InputError: No sample gives a sequence, or one is longer than the model's positions.
+        ConfigError: A pattern of `trainable` names no parameter.
+        NonFiniteError: A feature, loss or gradient is NaN or infinite.
+        ResumableStop: SIGTERM or SIGUSR1 came.
+    """
+    actions = ActionTokens(*(tokenizer.token_id(token) for token in SPECIAL_TOKENS))
+    units = make_units(samples, read_times, tokenizer, actions, settings.sequences)
+    check_vocabulary(units, model)
+    trained = select_trainable(model, settings.trainable)
+    values = sum(parameter.numel() for parameter in model.parameters())
+    log.info("training %d of %d parameters on %d units", trained, values, len(units))
+
+    def collate(positions: list[int]) -> dict[str, Tensor]:
+        chosen = [units[position] for position in positions]
+        return vars(collate_units(chosen, read_features, actions, settings.vision_weight, model.config.vision_dim))
+
+    work = Work(
+        names=[unit[0].name for unit in units],
+        collate=collate,
+        losses=lambda wrapped, batch: unit_losses(wrapped, Batch(**batch)),
+    )
+    return train_loop(
+        model, work, settings.loop, device=device, durable=durable, watch=watch, description=f"train on {device}"
+    )
+
+
+def make_units(
+    samples: Sequence[Sample],
+    read_times: ReadTimes,
+    tokenizer: TextTokenizer,
+    actions: ActionTokens,
+    settings: SequenceSettings,
+) -> list[Unit]:
+    """Returns the training units of all samples, in their order.
+
+    Raises:
+        InputError: There is no sample, or none with a feature step.
+    """
+    if not samples:
+        raise InputError(
+            "the training split has no samples", mend="choose another dataset or mode, or look at what was left out"
+        )
+    units: list[Unit] = []
+    for sample in samples:
+        episode = Episode.from_json(sample.payload, item=sample.id)
+        found = training_units(sample.id, episode, read_times(episode.feature_key), tokenizer, actions, settings)
+        if not found:
+            log.warning("%s: left out, no feature step lies in it", sample.id)
+        units += found
+    if not units:
+        raise InputError(
+            f"none of the {len(samples)} training samples holds a feature step",
+            mend="check that features and annotations are on the same clock",
+        )
+    return units
+
+
+def check_vocabulary(units: Sequence[Unit], model: StreamVlm) -> None:
+    """Refuses tokens and positions the model does not have.
+
+    Raises:
+        InputError: A token lies beyond the embedding, or a sequence beyond the positions.
+    """
+    for sequence in (sequence for unit in units for sequence in unit):
+        if int(sequence.ids.max()) >= model.config.vocab_size:
+            raise InputError(
+                f"token {int(sequence.ids.max())} is beyond the model's {model.config.vocab_size} rows",
+                item=sequence.name,
+                mend="train with the tokenizer that lies beside the checkpoint",
+            )
+        if len(sequence.ids) > model.config.max_positions:
+            raise InputError(
+                f"{len(sequence.ids)} tokens, but the model has {model.config.max_positions} positions",
+                item=sequence.name,
+                field="max_length",
+                mend=f"set it to {model.config.max_positions}",
+            )
+
+
+def select_trainable(model: nn.Module, patterns: Sequence[str]) -> int:
+    """Lets exactly the parameters train whose names match a pattern, and returns how many values they hold.
+
+    Raises:
+        ConfigError: A pattern matches no parameter.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    idle = [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]
+    if idle:
+        raise ConfigError([f"training: {pattern!r} in `trainable` names no parameter" for pattern in idle])
+    total = 0
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+        total += parameter.numel() if parameter.requires_grad else 0
+    return total
+
+
+def collate_units(
+    units: Sequence[Unit],
+    read_features: ReadFeatures,
+    actions: ActionTokens,
+    vision_weight: float = 1.0,
+    channels: int | None = None,
+) -> Batch:
+    """Reads the features of some units and pads their sequences to one batch.
+
+    Raises:
+        InputError: Stored features have another shape than the samples or the model say.
+        NonFiniteError: A feature is NaN or infinite.
+    """
+    sequences = [sequence for unit in units for sequence in unit]
+    width = max(len(sequence.ids) for sequence in sequences)
+    shape = (len(sequences), width)
+    ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    weights = np.zeros(shape, np.float32)
+    for row, sequence in enumerate(sequences):
+        length = len(sequence.ids)
+        ids[row, :length], mask[row, :length] = sequence.ids, sequence.vision_mask
+        weights[row, :length] = sequence.loss_mask * np.where(sequence.ids == actions.vision, vision_weight, 1.0)
+    maps = [_feature_maps(sequence, read_features, channels) for sequence in sequences]
+    features = np.zeros((len(maps), max(map(len, maps)), *maps[0].shape[1:]), np.float32)
+    for row, one in enumerate(maps):
+        if one.shape[1:] != features.shape[2:]:
+            raise InputError(
+                f"feature maps of {list(one.shape[1:])} and {list(features.shape[2:])} in one batch",
+                item=sequences[row].name,
+                mend="extract all features with one extractor",
+            )
+        features[row, : len(one)] = one
+    owner = [number for number, unit in enumerate(units) for _ in unit]
+    return Batch(
+        ids=torch.from_numpy(ids),
+        vision_mask=torch.from_numpy(mask),
+        weights=torch.from_numpy(weights),
+        features=torch.from_numpy(features),
+        owner=torch.tensor(owner),
+    )
+
+
+def _feature_maps(sequence: TrainingSequence, read_features: ReadFeatures, channels: int | None) -> np.ndarray:
+    """Returns the maps of a sequence's masked tokens, float32 [T, C, H, W]; zeros where it reads the zero step."""
+    real = sequence.frames[sequence.frames != ZERO_STEP]
+    first, stop = (int(real.min()), int(real.max()) + 1) if len(real) else (0, 1)
+    stored = read_features(sequence.feature_key, slice(first, stop))
+    if stored.ndim != 4 or len(stored) != stop - first or (channels is not None and stored.shape[1] != channels):
+        raise InputError(
+            f"features have shape {list(stored.shape)}, expected [{stop - first}, {channels or 'C'}, H, W]",
+            item=sequence.name,
+            mend="extract the features again with the extractor that belongs to the model",
+        )
+    maps = np.zeros((len(sequence.frames), *stored.shape[1:]), np.float32)
+    seen = sequence.frames != ZERO_STEP
+    maps[seen] = stored[sequence.frames[seen] - first]
+    if not np.isfinite(maps).all():
+        raise NonFiniteError("a feature is NaN or infinite", item=sequence.name, mend="extract the features again")
+    return maps
+
+
+def unit_losses(model: nn.Module, batch: Batch) -> Tensor:
+    """Returns one loss per unit, float32 [U]: the mean over its sequences of their weighted cross entropy.
+
+    A sequence's cross entropy is the mean over its targets, each token being predicted from those before it.
+    """
+    logits = model(batch.ids[:, :-1], batch.vision_mask[:, :-1], batch.features)
+    targets, weights = batch.ids[:, 1:], batch.weights[:, 1:]
+    each = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view_as(weights)
+    per_sequence = (each * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+    count = torch.bincount(batch.owner)
+    zeros = torch.zeros(len(count), dtype=per_sequence.dtype, device=per_sequence.device)
+    return zeros.index_add(0, batch.owner, per_sequence / count[batch.owner])
