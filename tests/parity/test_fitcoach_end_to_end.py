@@ -51,8 +51,8 @@ class RecordedBias(Predictor):
 
     calls: dict[str, dict]
 
-    def _prepare(self, sample: Sample) -> StreamRequest | str:
-        request = super()._prepare(sample)
+    def _prepare(self, sample: Sample, episode: Episode) -> StreamRequest | str:
+        request = super()._prepare(sample, episode)
         recorded = self.calls[sample.id]["bias"]
         silent = (0.0, 0.0, 0.0)
         return replace(request, bias=lambda k: recorded[k] if k < len(recorded) else silent)

@@ -56,7 +56,7 @@ def test_misspelt_key_in_a_card(tmp_path: Path) -> None:
     shutil.copytree(CONFIG, tmp_path / "config")
     card = tmp_path / "config" / "systems" / "fitcoach.yaml"
     card.write_text(card.read_text().replace("token_cap:", "tokn_cap:"))
-    (found,) = problems(read("config.yaml"), tmp_path / "config")
+    found, *_ = problems(read("config.yaml"), tmp_path / "config")
     assert str(card) in found
     assert "variants.demo.tokn_cap: unknown. Did you mean token_cap?" in found
 

@@ -83,6 +83,11 @@ class FitcoachVariant(VariantCard):
         "published",
         description="`published` as released; `realtime` counts spoken tokens and skips the frames spoken over.",
     )
+    window_context: Literal["fixed", "published"] = Field(
+        "fixed",
+        description="Sliding windows: `fixed` carries the past window's tokens and feature maps on; `published` as the "
+        "fork, where past `<vision>` tokens read the new window's first frame.",
+    )
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="Precision of the language model.")
     look_ahead: int = Field(16, ge=1, description="Frames read ahead in one pass while the model is silent.")
     batch_limit: int = Field(32, ge=1, description="Most episodes in one batch.")

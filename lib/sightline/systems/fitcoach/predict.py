@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from sightline.errors import InputError, SightlineError
 from sightline.llm.tokens import TextTokenizer
 from sightline.records.types import Prediction, Sample
 from sightline.systems.fitcoach.model.loader import SPECIAL_TOKENS
@@ -21,6 +20,7 @@ from sightline.systems.fitcoach.stream import (
     extract_feedbacks,
     stream,
 )
+from sightline.systems.fitcoach.windows import WindowedRequest, stream_windows
 
 __all__ = ["Predictor", "ReadFeatures", "StreamSettings", "episode_seed"]
 
@@ -55,63 +55,78 @@ class Predictor:
     def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
         """Answers one block, in its order.
 
-        A sample whose features cannot be read, have the wrong shape or hold NaN, or whose logits do, is
-        `failed` with a reason; the others are computed. Running out of device memory is raised, so that
-        the caller can lower `batch_limit` and call again.
+        A sample whose features have the wrong shape or hold NaN, or whose logits do, is `failed` with a
+        reason; the others are computed. A damaged store is raised: it is mended, not scored. Running out of
+        device memory is raised, so that the caller can lower `batch_limit` and call again.
 
         Raises:
-            InputError: A payload is malformed or is of a mode that is not built.
+            InputError: A payload is malformed.
+            StoreError: Features cannot be read.
         """
         requests: dict[str, StreamRequest] = {}
+        workouts: dict[str, WindowedRequest] = {}
         answers: dict[str, Prediction] = {}
         for sample in samples:
-            prepared = self._prepare(sample)
+            episode = Episode.from_json(sample.payload, item=sample.id)
+            if episode.segments:
+                workouts[sample.id] = self._prepare_windows(sample, episode)
+                continue
+            prepared = self._prepare(sample, episode)
             if isinstance(prepared, str):
                 answers[sample.id] = Prediction(id=sample.id, status="failed", reason=prepared)
             else:
                 requests[sample.id] = prepared
         for batch in self._batches(requests):
             results = stream(self._model, [requests[name] for name in batch], self._settings, self._actions)
-            for name, result in zip(batch, results, strict=True):
-                answers[name] = self._answer(name, result)
+            answers |= {name: self._answer(name, result) for name, result in zip(batch, results, strict=True)}
+        for batch in self._cut(sorted(workouts, key=lambda name: -len(workouts[name].windows))):
+            asked = [workouts[name] for name in batch]
+            results = stream_windows(self._model, asked, self._settings, self._actions, self._tokenizer)
+            answers |= {name: self._answer(name, result) for name, result in zip(batch, results, strict=True)}
         return [answers[sample.id] for sample in samples]
 
-    def _prepare(self, sample: Sample) -> StreamRequest | str:
+    def _prepare(self, sample: Sample, episode: Episode) -> StreamRequest | str:
         """Returns the request of a sample, or why it fails."""
-        episode = Episode.from_json(sample.payload, item=sample.id)
-        if episode.segments:
-            raise InputError(
-                f"mode {episode.mode} cannot be predicted",
-                item=sample.id,
-                field="mode",
-                mend="choose single_exercise or full_workout",
-            )
-        try:
-            features = self._read_features(episode.feature_key, slice(episode.first_row, episode.stop_row))
-        except SightlineError as error:
-            return f"features unreadable: {error.problem}"
-        expected = episode.stop_row - episode.first_row
+        features = self._features(episode, slice(episode.first_row, episode.stop_row))
+        if isinstance(features, str):
+            return features
+        prompt = self._tokenizer.encode(episode.prompt + SPECIAL_TOKENS[0])
+        return StreamRequest(prompt, features, seed=episode_seed(self._settings.seed, sample.id))
+
+    def _prepare_windows(self, sample: Sample, episode: Episode) -> WindowedRequest:
+        """Returns the request of a workout in windows; features are read window by window."""
+        return WindowedRequest(
+            system=episode.prompt,
+            windows=[(segment.first_row, segment.stop_row) for segment in episode.segments],
+            read=lambda rows: self._features(episode, rows),
+            seed=episode_seed(self._settings.seed, sample.id),
+        )
+
+    def _features(self, episode: Episode, rows: slice) -> np.ndarray | str:
+        """Returns feature maps of an episode, or why they cannot be used."""
+        features = self._read_features(episode.feature_key, rows)
+        expected = rows.stop - rows.start
         if features.ndim != 4 or len(features) != expected or features.shape[1] != self._model.config.vision_dim:
             return (
                 f"features have shape {list(features.shape)}, expected "
                 f"[{expected}, {self._model.config.vision_dim}, height, width]"
             )
-        if not np.isfinite(features).all():
-            return "non_finite"
-        prompt = self._tokenizer.encode(episode.prompt + SPECIAL_TOKENS[0])
-        return StreamRequest(prompt, features, seed=episode_seed(self._settings.seed, sample.id))
+        return features if np.isfinite(features).all() else "non_finite"
 
     def _batches(self, requests: dict[str, StreamRequest]) -> list[list[str]]:
         """Cuts a block into batches of one map shape, episodes of like length together."""
         kinds: dict[tuple[int, ...], list[str]] = {}
         for name, request in requests.items():
             kinds.setdefault(request.features.shape[1:], []).append(name)
-        batches = []
-        for names in kinds.values():
-            names.sort(key=lambda name: -len(requests[name].features))
-            limit = self.batch_limit
-            batches += [names[start : start + limit] for start in range(0, len(names), limit)]
-        return batches
+        return [
+            batch
+            for names in kinds.values()
+            for batch in self._cut(sorted(names, key=lambda name: -len(requests[name].features)))
+        ]
+
+    def _cut(self, names: list[str]) -> list[list[str]]:
+        limit = self.batch_limit
+        return [names[start : start + limit] for start in range(0, len(names), limit)]
 
     def _answer(self, sample_id: str, result: StreamResult) -> Prediction:
         seed = episode_seed(self._settings.seed, sample_id) if self._settings.do_sample else None

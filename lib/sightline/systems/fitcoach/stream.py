@@ -1,6 +1,6 @@
 """Streaming generation: watch a frame, stay silent or speak, watch the next; many episodes as one batch.
 
-Each episode is a small state machine (`_Row`) on the host; the model sees packed tokens of all of them.
+Each episode is a small state machine (`StreamRow`) on the host; the model sees packed tokens of all of them.
 While an episode is silent, the loop feeds frames ahead of the decisions and keeps the prefix that the
 decisions confirm, which gives the tokens of the one-by-one loop with fewer passes.
 """
@@ -36,13 +36,14 @@ class StreamSettings:
         max_feedback_length: Text tokens after which `realtime` ends a feedback.
         feats_frequency: Feature steps per second.
         inference_speed: Tokens spoken per second.
-        token_cap: Most tokens generated in an episode; `published` may otherwise never end.
+        token_cap: Most tokens generated in an episode or window; `published` may otherwise never end.
         look_ahead: Decisions taken in one pass while silent; 1 is the one-by-one loop.
         batch_limit: Most episodes in one batch.
         dtype: Dtype of the model.
         do_sample: Draw tokens instead of taking the best.
         temperature: Of the draw.
         seed: Of the draw, mixed with the episode's id.
+        window_context: What a sliding window knows of the one before: `fixed` or `published`; see `windows`.
     """
 
     loop: Literal["published", "realtime"] = "published"
@@ -56,6 +57,7 @@ class StreamSettings:
     do_sample: bool = False
     temperature: float = 1.0
     seed: int = 0
+    window_context: Literal["fixed", "published"] = "fixed"
 
     def __post_init__(self) -> None:
         """Refuses values no loop can run with.
@@ -65,6 +67,7 @@ class StreamSettings:
         """
         problems = {
             "loop": self.loop not in ("published", "realtime"),
+            "window_context": self.window_context not in ("fixed", "published"),
             "temperature": self.do_sample and not self.temperature > 0,
             **{
                 name: getattr(self, name) < 1
@@ -90,16 +93,20 @@ class StreamRequest:
     """One episode.
 
     Attributes:
-        prompt_ids: Ids of the prompt; the last one is `<vision>`.
+        prompt_ids: Ids of the prompt; the last one is `<vision>` unless `prompt_frames` is given.
         features: Feature maps, floating [T, C, H, W].
         seed: Of the episode's draws.
         bias: For tests: values added at step k to the logits of `<vision>`, `<answer>` and `<answer/>`.
+        prompt_frames: Frame that each prompt token reads, any value for text; None: every `<vision>` reads frame 0.
+        known: Feature entries in reach after the prompt, the zero step included; frame `known` - 2 is the newest.
     """
 
     prompt_ids: Sequence[int]
     features: np.ndarray
     seed: int = 0
     bias: Bias | None = None
+    prompt_frames: Sequence[int] | None = None
+    known: int = 2
 
 
 @dataclass
@@ -116,6 +123,8 @@ class StreamResult:
         raw: Best token of each decision, before the loop's rules.
         margins: Logit of the best minus that of the second.
         frames_given: Frames that were visible at each decision.
+        seen: Per token of `tokens`, the newest frame when it was decided; a `<vision>` token reads it.
+        known: Feature entries in reach at the end, the zero step included.
     """
 
     tokens: list[int]
@@ -127,9 +136,11 @@ class StreamResult:
     raw: list[int] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
     frames_given: list[int] = field(default_factory=list)
+    seen: list[int] = field(default_factory=list)
+    known: int = 2
 
 
-class _Row:
+class StreamRow:
     """State machine of one episode; section by section the loop of the original's `generate`."""
 
     def __init__(
@@ -140,7 +151,8 @@ class _Row:
         self.result = StreamResult(list(request.prompt_ids), len(request.prompt_ids))
         self.cap = min(settings.token_cap, max(max_positions - len(request.prompt_ids), 0))
         self.cap_name = "token_cap" if self.cap == settings.token_cap else "position_limit"
-        self.known = 2  # feature entries in reach, the zero step included; frame known-2 is the newest
+        self.result.seen = list(request.prompt_frames or [0] * len(request.prompt_ids))
+        self.known = request.known  # feature entries in reach, the zero step included; frame known-2 is the newest
         self.blind = 0  # frames that passed while speaking
         self.speaking = False
         self.spoken = 0
@@ -160,9 +172,10 @@ class _Row:
 
     def feed(self) -> tuple[list[int], list[int]]:
         """Returns the ids of the next pass and their frames (-1 for text)."""
-        vision, first = self.actions.vision, self.fed == 0
+        vision = self.actions.vision
         ids = self.result.tokens[self.fed :]
-        frames = [(0 if first else self.known - 2) if token == vision else -1 for token in ids]
+        seen = self.result.seen[self.fed :]
+        frames = [frame if token == vision else -1 for token, frame in zip(ids, seen, strict=True)]
         self.ahead = 0
         if not (self.speaking or self.alone or self.settings.do_sample):
             room = min(self.total - self.known, self.cap - self.generated - 1, self.settings.look_ahead - 1)
@@ -214,9 +227,11 @@ class _Row:
             self.speaking, self.spoken = False, 0
             self.known += skipped
             self.blind += skipped
+        result.seen.append(self.known - 2)
 
     def finish(self) -> StreamResult:
         """Returns the result, with a warning if generation was cut."""
+        self.result.known = self.known
         if self.known < self.total + 1 and not self.result.failure:
             self.result.warnings.append(self.cap_name)
         return self.result
@@ -236,18 +251,19 @@ def stream(
     Raises:
         InputError: Feature maps of different shapes, or a prompt that does not end with `<vision>`.
     """
-    if any(not len(request.prompt_ids) or request.prompt_ids[-1] != actions.vision for request in requests):
+    plain = [request for request in requests if request.prompt_frames is None]
+    if any(not len(request.prompt_ids) or request.prompt_ids[-1] != actions.vision for request in plain):
         raise InputError("a prompt must end with <vision>", field="prompt_ids")
     if len({request.features.shape[1:] for request in requests}) > 1:
         raise InputError("feature maps of one batch differ in shape", field="features")
-    rows = [_Row(request, settings, actions, model.config.max_positions) for request in requests]
+    rows = [StreamRow(request, settings, actions, model.config.max_positions) for request in requests]
     # Long episodes first: finished ones then gather at the end and drop out of the batch.
     _run(model, sorted(rows, key=lambda row: -row.total))
     return [row.finish() for row in rows]
 
 
 @torch.inference_mode()
-def _run(model: StreamVlm, rows: list[_Row]) -> None:
+def _run(model: StreamVlm, rows: list[StreamRow]) -> None:
     active = [row for row in rows if not row.done]
     if not active:
         return
@@ -262,12 +278,12 @@ def _run(model: StreamVlm, rows: list[_Row]) -> None:
         step = cached_step(starts, counts, [frame for _, seen in feeds for frame in seen], model.device)
         ids = torch.tensor([token for fed, _ in feeds for token in fed], dtype=torch.int64)
         hidden = model.hidden_states(ids.to(model.device), step, frames, cache)
-        _decide_all(model, active, counts, hidden)
+        decide_all(model, active, counts, hidden)
         while active and active[-1].done:
             active.pop()
 
 
-def _padded_features(rows: list[_Row]) -> Tensor:
+def _padded_features(rows: list[StreamRow]) -> Tensor:
     """Returns the feature maps of all rows, [B, T, C, H, W], zeros behind the shorter ones."""
     shape = rows[0].request.features.shape[1:]
     padded = np.zeros((len(rows), max(row.total for row in rows), *shape), np.float32)
@@ -276,7 +292,7 @@ def _padded_features(rows: list[_Row]) -> Tensor:
     return torch.from_numpy(padded)
 
 
-def _decide_all(model: StreamVlm, rows: list[_Row], counts: list[int], hidden: Tensor) -> None:
+def decide_all(model: StreamVlm, rows: list[StreamRow], counts: list[int], hidden: Tensor) -> None:
     """Computes the logits of all open decisions at once, brings three numbers of each to the host."""
     waiting = [(row, end) for row, count, end in zip(rows, counts, np.cumsum(counts), strict=True) if count]
     places = np.concatenate([np.arange(end - row.ahead - 1, end) for row, end in waiting])
@@ -297,12 +313,12 @@ def _decide_all(model: StreamVlm, rows: list[_Row], counts: list[int], hidden: T
         row.accept(raw[here], margins[here], finite[here])
 
 
-def _biases(row: _Row) -> list[Sequence[float]]:
+def _biases(row: StreamRow) -> list[Sequence[float]]:
     bias = row.request.bias
     return [bias(row.generated + k) if bias else (0.0, 0.0, 0.0) for k in range(row.ahead + 1)]
 
 
-def _draw(logits: Tensor, rows: list[_Row]) -> Tensor:
+def _draw(logits: Tensor, rows: list[StreamRow]) -> Tensor:
     """Draws one token per row; the draw depends on the episode's seed and step alone."""
     draws = [np.random.Generator(np.random.Philox(key=row.request.seed, counter=row.generated)) for row in rows]
     uniform = torch.tensor([[draw.random()] for draw in draws], dtype=torch.float64, device=logits.device)
