@@ -61,9 +61,11 @@ def published(mask: int) -> SequenceSettings:
     return SequenceSettings(form="published", published_mask=mask)
 
 
-@pytest.mark.parametrize(
-    "key", [pytest.param(key, id=f"fitcoach-sequences-{key}") for key in SEQUENCES if key[0] != "_"]
-)
+def _keys(document: dict, what: str) -> list:
+    return [pytest.param(key, id=f"fitcoach-{what}-{key}") for key in document if not key.startswith("_")]
+
+
+@pytest.mark.parametrize("key", _keys(SEQUENCES, "sequences"))
 def test_sequences_equal_the_forks(key):
     split, mode, *options = key.split("/")
     window_s = float(options[0].removeprefix("window=")) if options else 20.0
