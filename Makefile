@@ -7,7 +7,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
-WORDNET := $(VENV)/share/nltk_data/corpora/wordnet/lexnames
+WORDNET := results/assets/wordnet/corpora/wordnet/lexnames
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test bench lint env clean-shards
@@ -24,6 +24,7 @@ $(READY): envs/local.txt
 $(WORDNET): $(READY)
 	@envs/system_packages.sh wordnet-base wordnet-sense-index
 	@$(BIN)/python -m sightline wordnet
+	@$(BIN)/python -m sightline wordnet --target results/assets/wordnet/corpora/wordnet
 
 env: $(READY) $(WORDNET)
 

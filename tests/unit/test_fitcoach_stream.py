@@ -227,16 +227,20 @@ def test_predictions_are_the_same_bytes_again_and_for_any_batch_limit():
 
 def test_a_failing_sample_leaves_the_others_alone():
     good = [sample_of("a", 20), sample_of("z", 9)]
-    bad = [sample_of(key, 12, key) for key in ("nan", "huge", "damaged", "narrow")]
+    bad = [sample_of(key, 12, key) for key in ("nan", "huge", "narrow")]
     answers = {row.id: row for row in predictor().predict([good[0], *bad, good[1]])}
     alone = {row.id: row for row in predictor().predict(good)}
-    assert [answers[key].status for key in ("nan", "huge", "damaged", "narrow")] == ["failed"] * 4
+    assert [answers[key].status for key in ("nan", "huge", "narrow")] == ["failed"] * 3
     assert answers["nan"].reason == answers["huge"].reason == "non_finite"
-    assert answers["damaged"].reason == "features unreadable: checksum differs"
     assert "shape [12, 5, 3, 2]" in answers["narrow"].reason
     for name in ("a", "z"):
         assert answers[name].status == "ok"
         assert answers[name].output["tokens"] == alone[name].output["tokens"]
+
+
+def test_a_damaged_store_stops_the_block_instead_of_failing_samples():
+    with pytest.raises(StoreError, match="checksum differs"):
+        predictor().predict([sample_of("a", 20), sample_of("b", 12, "damaged")])
 
 
 def test_bfloat16_runs_and_stays_reproducible():

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
+from sightline.assets.wordnet import build_wordnet
+
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "rules", "workflow_scripts", "lib", "config", "envs", "profiles")
 RUN = "results/runs/fitcoach/demo_test/demo"
@@ -48,6 +50,7 @@ class Checkout:
                 shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy2(ROOT / name, folder / name)
+        build_wordnet(target=folder / "results/assets/wordnet/corpora/wordnet")
         checkout = cls(folder)
         checkout.configure(NANO)
         return checkout

@@ -10,6 +10,7 @@ with stage(snakemake) as job:
         predictions=snakemake.input.predictions,
         encoders=list(snakemake.input.get("encoder") or []),
         scoring=snakemake.params.scoring,
+        wordnet="results/assets/wordnet/corpora/wordnet",
         scores_target=snakemake.output.scores,
         absent_target=snakemake.output.absent,
         pairs_target=snakemake.output.pairs,

@@ -107,9 +107,11 @@ def _stored(features: np.ndarray, timestamps: np.ndarray, dtype: str) -> dict[st
     return {"features": features.astype(dtype, copy=False), "timestamps": timestamps}
 
 
-def _row(video_id: str, key: str, steps: int = 0, reason: str = "") -> dict[str, Any]:
+def _row(video_id: str, key: str, steps: int = 0, reason: str = "", *, computed: bool = False) -> dict[str, Any]:
     status = "failed" if reason else "ok"
-    return {"video_id": video_id, "status": status, "reason": reason, "key": key, "steps": steps}
+    return {
+        "video_id": video_id, "status": status, "reason": reason, "key": key, "steps": steps, "computed": computed,
+    }  # fmt: skip
 
 
 def _extract_one(
@@ -154,7 +156,8 @@ def extract_shard(
         should_stop: Asked before each video.
 
     Returns:
-        One row per video in the order given: `video_id`, `status` (ok or failed), `reason`, `key`, `steps`.
+        One row per video in the order given: `video_id`, `status` (ok or failed), `reason`, `key`, `steps`,
+        `computed` (it was not in the store).
 
     Raises:
         ResumableStop: `should_stop` said so; finished videos are in the store.
@@ -169,9 +172,11 @@ def extract_shard(
             rotate=video.turned(settings),
         )  # fmt: skip
         try:
-            if not _has_sound(store, key):
+            missing = not _has_sound(store, key)
+            if missing:
                 _extract_one(video, store, key, cnn, settings, device)
-            rows.append(_row(video.video_id, key, store.info(key).arrays["timestamps"].shape[0]))
+            steps = store.info(key).arrays["timestamps"].shape[0]
+            rows.append(_row(video.video_id, key, steps, computed=missing))
         except (VideoError, InputError, NonFiniteError) as error:
             rows.append(_row(video.video_id, key, reason=short_reason(error)))
         if progress is not None:
@@ -288,7 +293,8 @@ def _import_one(
 ) -> dict[str, Any]:
     digests = [sha256_file(features_path), sha256_file(timestamps_path)]
     key = content_key("fitcoach imported features", name, *digests, storage_dtype)
-    if not _has_sound(store, key):
+    missing = not _has_sound(store, key)
+    if missing:
         features, timestamps = _load_pair(features_path, timestamps_path, feature_shape)
         store.put(key, _stored(features, timestamps, storage_dtype), meta={"video_id": name, "imported": True})
-    return _row(name, key, store.info(key).arrays["timestamps"].shape[0])
+    return _row(name, key, store.info(key).arrays["timestamps"].shape[0], computed=missing)

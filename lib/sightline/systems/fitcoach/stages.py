@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sightline.assets.acquire import locate
-from sightline.errors import VideoError
+from sightline.errors import StoreError, VideoError
 from sightline.features.index import FeatureIndex, WorkStores, write_shard_index
+from sightline.features.items import DamagedError
 from sightline.features.store import Backend
 from sightline.metrics.aggregate import MetricSpec
 from sightline.records.files import content_key, read_json, sha256_file, write_json
@@ -80,7 +81,6 @@ def extract_features(
     checkpoint = locate(Path(weights), extractor["weights"]["file"])
     device = choose_device(gpus, demo_weights=extractor["weights_kind"] == "demo")
     with WorkStores(work, shard, backend) as store:
-        before = set(store.keys())
         rows = _fill_store(store, mine, folder, extractor, checkpoint, stage_version, device, f"features {shard}")
         failed = [row for row in rows if row["status"] == "failed"]
         for row in failed:
@@ -94,7 +94,7 @@ def extract_features(
             )
         finished = [row for row in rows if row["status"] == "ok"]
         write_shard_index(store, [row["key"] for row in finished], target)
-    computed = sum(row["key"] not in before for row in finished)
+    computed = sum(row["computed"] for row in finished)
     return {"videos": len(rows), "computed": computed, "steps": sum(row["steps"] for row in rows)}
 
 
@@ -268,6 +268,17 @@ def load_predictor(
     return Predictor(model, tokenizer, StreamSettings(**{name: settings[name] for name in names}), read_features)
 
 
+def _reader(index: FeatureIndex) -> ReadFeatures:
+    def read(key: str, rows: slice) -> np.ndarray:
+        try:
+            return index.read(key, ["features"], rows)["features"]
+        except DamagedError as error:
+            mend = "run again with --forcerun fitcoach_extract: only the damaged item is computed anew"
+            raise StoreError(error.problem, file=error.file, item=error.item, field=error.field, mend=mend) from error
+
+    return read
+
+
 def predict_shard(
     *,
     samples: str,
@@ -289,9 +300,7 @@ def predict_shard(
 
         def load() -> Any:
             fix_threads(settings["cpu_threads"])
-            return load_predictor(
-                files, settings, device, lambda key, rows: index.read(key, ["features"], rows)["features"]
-            )
+            return load_predictor(files, settings, device, _reader(index))
 
         predictions, counts = run_shard(
             plan=read_json(plan),
@@ -312,12 +321,15 @@ def score_run(
     predictions: str,
     encoders: list[str],
     scoring: dict[str, Any],
+    wordnet: str,
     scores_target: str,
     absent_target: str,
     pairs_target: str,
 ) -> dict[str, int]:
     """Scores one run."""
     settings = score_settings(scoring, encoders)
+    if Path(wordnet).is_dir():  # shared by all environments; else NLTK searches its own folders
+        settings = replace(settings, wordnet_folder=Path(wordnet))
     read, made = read_samples(samples), read_predictions(predictions)
     rows, absent = score(read, made, settings)
     pairs = matched_pairs(read, made, settings)
