@@ -31,7 +31,7 @@ def test_features_of_the_original_are_taken_over(tmp_path):
         found = store.read(rows[1]["key"])
         np.testing.assert_array_equal(found["features"], np.load(folder / "0002_features.npy"))
         np.testing.assert_array_equal(found["timestamps"], np.load(folder / "0002_timestamps.npy"))
-        assert import_npy_folder(tmp_path / "split", store, video_ids=["0002"]) == rows[1:]
+        assert import_npy_folder(tmp_path / "split", store, video_ids=["0002"]) == [{**rows[1], "computed": False}]
         absent = import_npy_folder(tmp_path / "split", store, video_ids=["0009"])
         assert "no 0009_features.npy" in absent[0]["reason"]
         half = import_npy_folder(tmp_path / "split", store, storage_dtype="float16")

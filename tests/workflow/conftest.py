@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from sightline.assets.wordnet import build_wordnet
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from sightline.features.store import open_store
+
 from tests.workflow.conftest import NANO, RUN, Checkout
 
 pytestmark = pytest.mark.workflow

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from sightline.errors import StoreError
 from sightline.features.store import open_store
+
 from tests.workflow.conftest import RUN, Checkout, kill_group, wait_for
 
 pytestmark = pytest.mark.workflow
