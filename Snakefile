@@ -1,4 +1,5 @@
 # Sightline, read top to bottom: settings, then the stages in the order data flows.
+import os
 import sys
 from pathlib import Path
 
@@ -6,7 +7,9 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
+# This checkout's library, here and in every job, whatever else is installed.
 sys.path.insert(0, str(Path(workflow.basedir, "lib")))
+os.environ["PYTHONPATH"] = str(Path(workflow.basedir, "lib"))
 
 from sightline.registry import load_plan
 from sightline.run.lock import note_holder, release_dead_lock
@@ -32,6 +35,7 @@ include: "rules/decode.smk"
 include: "rules/features.smk"
 include: "rules/merge.smk"
 include: "rules/systems/fitcoach.smk"
+include: "rules/judge.smk"
 include: "rules/score.smk"
 include: "rules/report.smk"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,12 @@ STORES = "results/work/features/demo_test/efficientnet3d_demo"
 
 
 @pytest.fixture
-def own_data(acquired: Checkout) -> Iterator[Path]:
+def own_data(acquired: Checkout) -> Path:
     """A user's own copy of the dataset, named in the configuration; returns the split's folder."""
     data = acquired.folder / "own"
     shutil.copytree(acquired.folder / "results/assets/fitcoach_demo/content", data)
     acquired.configure({**NANO, "local_assets": {"fitcoach_demo": str(data)}})
-    yield data / SPLIT
+    return data / SPLIT
 
 
 def annotations(split: Path) -> list[dict]:

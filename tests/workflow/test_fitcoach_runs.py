@@ -33,6 +33,11 @@ def test_a_finished_run_has_nothing_to_do(finished: Checkout) -> None:
     assert finished.planned() == {}
 
 
+def test_jobs_use_the_library_of_their_own_checkout(finished: Checkout) -> None:
+    used = {path.parents[1] for path in finished.folder.glob("lib/sightline/run/__pycache__/stages.*.pyc")}
+    assert used, "no job imported the checkout's own library"
+
+
 def test_metrics_list_every_configured_run_and_hide_nothing(finished: Checkout) -> None:
     document = json.loads((finished.folder / "results/fitcoach_metrics.json").read_text())
     (run,) = document["runs"]
