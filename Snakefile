@@ -1,5 +1,4 @@
 # Sightline, read top to bottom: settings, then the stages in the order data flows.
-import os
 import sys
 from pathlib import Path
 
@@ -7,11 +6,10 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-# This checkout's library, here and in every job, whatever else is installed.
 sys.path.insert(0, str(Path(workflow.basedir, "lib")))
-os.environ["PYTHONPATH"] = str(Path(workflow.basedir, "lib"))
 
 from sightline.registry import load_plan
+from sightline.run.environment import use_library
 from sightline.run.lock import note_holder, release_dead_lock
 
 
@@ -22,6 +20,7 @@ report: "rules/captions/workflow.rst"
 
 
 plan = load_plan(config, Path(workflow.basedir, "config"))
+use_library(Path(workflow.basedir, "lib"))
 release_dead_lock()
 
 

@@ -1,0 +1,11 @@
+"""The one place that touches environment variables: what every job inherits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def use_library(folder: str | Path) -> None:
+    """Makes every job of this run import Sightline from `folder`, whatever else is installed."""
+    os.environ["PYTHONPATH"] = str(Path(folder).resolve())
