@@ -390,6 +390,7 @@ class _Run:
     def release(self) -> None:
         """Gives back the model as it came, and accelerate's process-wide state, so that another run may follow."""
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        vars(self.plain).pop("forward", None)  # accelerate leaves the class's own method bound to the instance
         self.plain.eval()
         if self.world == 1:
             AcceleratorState._reset_state(reset_partial_state=True)
