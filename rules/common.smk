@@ -6,4 +6,5 @@ wildcard_constraints:
     extractor="[a-z0-9_]+",
     policy="[a-z0-9_]+",
     asset="[a-z0-9_]+",
+    judge="[a-z0-9_]+",
     shard="[0-9]+-of-[0-9]+",

@@ -19,6 +19,8 @@ with stage(snakemake) as job:
         scores=[Path(path) for path in snakemake.input.scores],
         absent=[Path(path) for path in snakemake.input.absent],
         plans=[Path(path) for path in snakemake.input.plan],
+        judge_rows=[Path(path) for path in snakemake.input.get("judge_rows", [])],
+        judge_notes=[Path(path) for path in snakemake.input.get("judge_notes", [])],
         specs=room(snakemake.wildcards.system, "stages").metrics_of(summary["scoring"]),
         target=Path(snakemake.output.metrics),
     )

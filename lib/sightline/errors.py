@@ -87,6 +87,10 @@ class DeviceError(SightlineError):
     """The device that the job was given cannot run it."""
 
 
+class BackendError(SightlineError):
+    """A language model, or the server it runs on, did not answer."""
+
+
 class ResumableStop(SightlineError):
     """The job was asked to stop; finished rows are durable and the next attempt goes on from there."""
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from sightline.config.judges import JudgeCard, PromptCard
 from sightline.config.models import (
     AssetCard,
     AssetFile,
@@ -39,6 +40,8 @@ class Workflow:
         datasets: All dataset cards.
         assets: All asset cards.
         paper: Published numbers by system.
+        judges: All judges.
+        prompts: All prompts.
     """
 
     main: MainConfig
@@ -46,6 +49,8 @@ class Workflow:
     datasets: dict[str, DatasetCard]
     assets: dict[str, AssetCard]
     paper: dict[str, PaperCard]
+    judges: dict[str, JudgeCard] = field(default_factory=dict)
+    prompts: dict[str, PromptCard] = field(default_factory=dict)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,6 +143,40 @@ def _load_data(root: Path, main: MainConfig, problems: list[str]) -> tuple[dict,
     return assets, datasets
 
 
+def _load_each(
+    folder: Path, model: type[Model], over: Mapping[str, Mapping[str, Any]], problems: list[str]
+) -> dict[str, Model]:
+    """Reads a folder of cards, one per file; a name that only `over` has is a card of its own."""
+    raw = {path.stem: _read_yaml(path, problems) for path in sorted(folder.glob("*.yaml"))}
+    cards = {}
+    for name in dict.fromkeys([*raw, *over]):
+        source = str(folder / f"{name}.yaml") if name in raw else f"config, key {folder.name}.{name}"
+        card = validate(model, merge(raw.get(name, {}), over.get(name, {})), source, problems)
+        if card:
+            cards[name] = card
+    return cards
+
+
+def _check_judges(flow: Workflow, problems: list[str]) -> None:
+    for name, judge in flow.judges.items():
+        where = f"judge {name}"
+        if judge.prompt not in flow.prompts:
+            problems.append(
+                f"{where}, key prompt: {judge.prompt} is unknown.{nearest(judge.prompt, list(flow.prompts))}"
+            )
+        if judge.weights and judge.weights.asset not in flow.assets:
+            problems.append(f"{where}, key weights.asset: {judge.weights.asset} is not in config/datasets")
+    for name, prompt in flow.prompts.items():
+        if prompt.source and prompt.source.asset not in flow.assets:
+            problems.append(f"prompt {name}, key source.asset: {prompt.source.asset} is not in config/datasets")
+    for number, run in enumerate(flow.main.runs):
+        for name in run.judges:
+            if name not in flow.judges:
+                problems.append(
+                    f"config, key runs.{number}.judges: {name} is unknown.{nearest(name, list(flow.judges))}"
+                )
+
+
 def _check_references(flow: Workflow, problems: list[str]) -> None:
     asset_names = list(flow.assets)
 
@@ -221,9 +260,12 @@ def load_workflow(config: Mapping[str, Any], root: Path, card_models: Mapping[st
             published = validate(PaperCard, _read_yaml(paper_path, problems), str(paper_path), problems)
             if published:
                 paper[name] = published
-    flow = Workflow(main, systems, datasets, assets, paper)
+    judges = _load_each(root / "judges", JudgeCard, main.judges, problems)
+    prompts = _load_each(root / "prompts", PromptCard, {}, problems)
+    flow = Workflow(main, systems, datasets, assets, paper, judges, prompts)
     _check_references(flow, problems)
     _check_runs(flow, problems)
+    _check_judges(flow, problems)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return flow

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import models_json_schema
 
+from sightline.config.judges import JudgeCard, PromptCard
 from sightline.config.models import DataFile, MainConfig, PaperCard, SystemCard
 from sightline.errors import ConfigError
 from sightline.records.files import write_text
@@ -192,7 +193,14 @@ def parts(cards: Mapping[str, type[SystemCard]]) -> dict[str, type[BaseModel]]:
         cards: The card class of each system.
     """
     systems = {f"systems/{system}.yaml": card for system, card in cards.items()}
-    return {"config.yaml": MainConfig, "datasets/*.yaml": DataFile, "paper/*.yaml": PaperCard, **systems}
+    return {
+        "config.yaml": MainConfig,
+        "datasets/*.yaml": DataFile,
+        "paper/*.yaml": PaperCard,
+        "judges/*.yaml": JudgeCard,
+        "prompts/*.yaml": PromptCard,
+        **systems,
+    }
 
 
 def _marked(name: str) -> re.Pattern[str]:

@@ -25,6 +25,10 @@ class RunSelection(Strict):
     system: str = Field(pattern=SLUG, description="System, a file name in config/systems.")
     datasets: list[str] = Field(min_length=1, description="Datasets, from config/datasets.")
     variants: list[str] = Field(min_length=1, description="Variants, from the system's card.")
+    judges: list[str] = Field(
+        default_factory=list,
+        description="Judges of config/judges that grade these runs; the first one gives `llm_acc`.",
+    )
 
 
 class Limits(Strict):
@@ -53,6 +57,7 @@ class MainConfig(Strict):
     systems: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Values laid over the system cards.")
     datasets: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Values laid over the dataset cards.")
     assets: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Values laid over the asset cards.")
+    judges: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Values laid over the judges.")
 
 
 class PartCard(Strict):
@@ -102,6 +107,15 @@ class DatasetCard(Strict):
     videos: int = Field(ge=0, description="Number of videos, declared.")
     items: int = Field(ge=0, description="Number of samples, declared; shards are sized from it.")
     video_seconds: float = Field(ge=0, description="Seconds of video in all, declared.")
+    exercise: str | list[str] | None = Field(
+        None, description="Layout `videos`: the exercise all videos show; a list for whole workouts."
+    )
+    exercises: dict[str, str | list[str]] = Field(
+        default_factory=dict, description="Layout `videos`: file name without ending -> exercise, where it differs."
+    )
+    prompt: str | None = Field(
+        None, description="Layout `videos`: prompt instead of the mode's own; `{exercise}` is replaced."
+    )
     demo: bool = Field(False, description="Generated here; its numbers compare with nothing published.")
     note: str | None = Field(None, description="Facts to report beside the numbers.")
 

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sightline.config.judge_plan import Judging
 from sightline.config.load import Workflow, asset_files
 from sightline.config.models import DatasetCard, SystemCard
 from sightline.config.versions import STAGE
@@ -251,6 +252,7 @@ class Plan:
                     "weights_kind": card.variants[run.variant].weights_kind,
                     "demo": self.dataset(run.dataset).demo or card.variants[run.variant].weights_kind == "demo",
                     "paper_row": card.variants[run.variant].paper_row,
+                    **self.judging.summary(run),
                 }
                 for run in self.runs_of(system)
             ],
@@ -260,17 +262,19 @@ class Plan:
             "partial": self.flow.main.limits.samples,
         }
 
+    @property
+    def judging(self) -> Judging:
+        """The judges of the selected runs."""
+        return Judging(self.flow)
+
     def summary_inputs(self, wildcards: Wildcards) -> dict[str, list[str]]:
         """Returns the files one system's summary reads, run by run."""
-        folders = [f"results/runs/{run.system}/{run.dataset}/{run.variant}" for run in self.runs_of(wildcards.system)]
+        runs = self.runs_of(wildcards.system)
+        folders = [f"results/runs/{run.system}/{run.dataset}/{run.variant}" for run in runs]
+        files = ("samples.parquet", "scores.parquet", "absent.json", "plan.json")
         return {
-            name: [f"{folder}/{name}.{suffix}" for folder in folders]
-            for name, suffix in (
-                ("samples", "parquet"),
-                ("scores", "parquet"),
-                ("absent", "json"),
-                ("plan", "json"),
-            )
+            **{file.split(".")[0]: [f"{folder}/{file}" for folder in folders] for file in files},
+            **self.judging.inputs(runs),
         }
 
     @property
@@ -336,9 +340,13 @@ class RoomPlan:
         return dict(variant.model_dump(mode="json", exclude=_SIZING | {"title", "paper_row", *variant.SAMPLE_SETTINGS}))
 
     def episode_params(self, wildcards: Wildcards) -> dict[str, Any]:
-        """Returns the settings of a variant that decide what its samples are."""
+        """Returns the settings of a variant, and of a dataset without annotations, that decide the samples."""
         variant = self.plan.flow.systems[self.system].variants[wildcards.variant]
-        return dict(variant.model_dump(mode="json", include=set(variant.SAMPLE_SETTINGS)))
+        settings = dict(variant.model_dump(mode="json", include=set(variant.SAMPLE_SETTINGS)))
+        shown = self.plan.dataset(wildcards.dataset).model_dump(
+            mode="json", include={"exercise", "exercises", "prompt"}, exclude_defaults=True
+        )
+        return {**settings, "shown": shown} if shown else settings
 
     def scoring_assets(self, wildcards: Wildcards) -> list[str]:
         """Returns the assets that metrics read and that can be had; a metric without its asset is absent."""
@@ -386,4 +394,7 @@ def needed_assets(plan: Plan) -> dict[str, list[str]]:
         needs.setdefault(plan.dataset(run.dataset).asset, []).append(f"dataset {run.dataset}")
         for role, file in asset_files(plan.flow, run.system, run.variant).items():
             needs.setdefault(file.asset, []).append(f"{role} of {run.system}/{run.variant}")
+        for judge in plan.judging.of_run(run):
+            for asset in plan.judging.assets_of(judge):
+                needs.setdefault(asset, []).append(f"judge {judge}")
     return {asset: list(dict.fromkeys(reasons)) for asset, reasons in needs.items()}

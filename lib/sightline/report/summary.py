@@ -19,6 +19,7 @@ from sightline.metrics.bootstrap import ClusterBootstrap, Estimate
 from sightline.records.files import read_json, sha256_file, write_json
 from sightline.records.rows import read_samples, read_scores
 from sightline.records.types import Sample, Score
+from sightline.report.judged import JudgedRun, read_judged
 
 _UPSTREAM = ("acquire", "decode", "features", "samples", "predict", "merge", "score", "summarise")
 _COPIED = ("dataset", "variant", "dataset_title", "dataset_note", "variant_title", "weights_kind", "demo")
@@ -49,11 +50,11 @@ class _Table:
         )
 
 
-def _table(samples_path: Path, scores_path: Path) -> _Table:
+def _table(samples_path: Path, scores_path: Path, judged: JudgedRun) -> _Table:
     samples = sorted(read_samples(samples_path), key=lambda sample: sample.id)
     known = {sample.id for sample in samples}
     by_metric: dict[str, dict[str, Score]] = {}
-    for row in read_scores(scores_path):
+    for row in [*read_scores(scores_path), *(row for rows in judged.rows.values() for row in rows)]:
         found = by_metric.setdefault(row.metric, {})
         if row.id in found:
             raise StoreError(
@@ -222,6 +223,7 @@ def _run(
     bootstrap: Mapping[str, Any],
     partial: int | None,
     specs: Sequence[MetricSpec],
+    judged: JudgedRun,
 ) -> dict[str, Any]:
     row, why = _paper_row(run, paper)
     sampler = _sampler(table, bootstrap)
@@ -231,6 +233,7 @@ def _run(
         if "absent" not in entry:
             entry |= _compared(entry["value"], spec.name, row, why, partial is not None)
         metrics[spec.name] = entry
+    judged.complete(metrics)
     metrics |= {name: {"absent": reason} for name, reason in reasons.items() if name not in metrics}
     return {
         **{name: run[name] for name in _COPIED},
@@ -266,6 +269,8 @@ def summarise(
     specs: Sequence[MetricSpec],
     target: Path,
     plans: Sequence[Path] | None = None,
+    judge_rows: Sequence[Path] = (),
+    judge_notes: Sequence[Path] = (),
 ) -> dict[str, int]:
     """Writes the metrics file of one system.
 
@@ -281,6 +286,7 @@ def summarise(
         specs: The system's metrics, in the order of the report.
         target: File to write.
         plans: `plan.json` per run, whose `dropped` says what of the dataset gave no sample; None leaves it out.
+        judge_rows, judge_notes: What each judge of each run wrote, in the order of the runs' `judges`.
 
     Returns:
         Counts for the timings table: runs, samples, metrics, absent.
@@ -291,18 +297,23 @@ def summarise(
     """
     entries, digests = [], {}
     known_plans: Sequence[Path | None] = plans if plans is not None else [None] * len(runs)
+    rows_of_judges, notes_of_judges = iter(judge_rows), iter(judge_notes)
+    order = [spec.name for spec in specs]
     for run, *paths, plan in zip(runs, samples, scores, absent, known_plans, strict=True):
-        table = _table(Path(paths[0]), Path(paths[1]))
-        _refuse_unknown(table, specs, Path(paths[1]))
-        reasons = _absent_reasons(Path(paths[2]))
-        entry = _run(run, table, reasons, paper, bootstrap, partial, specs)
+        judged = read_judged(run, specs, rows_of_judges, notes_of_judges)
+        asked = judged.all_specs(specs)
+        order += [spec.name for spec in judged.specs if spec.name not in order]
+        table = _table(Path(paths[0]), Path(paths[1]), judged)
+        _refuse_unknown(table, asked, Path(paths[1]))
+        reasons = {name: why for name, why in _absent_reasons(Path(paths[2])).items() if name not in judged.rows}
+        entry = _run(run, table, reasons, paper, bootstrap, partial, asked, judged)
         entries.append(entry | {"dropped": _dropped(plan)})
         digests[f"{run['dataset']}/{run['variant']}"] = {
             name: sha256_file(path) for name, path in zip(("samples", "scores", "absent"), paths, strict=True)
         }
     summary = {
         "title": title,
-        "metric_order": [spec.name for spec in specs],
+        "metric_order": order,
         "runs": entries,
         "provenance": {
             "inputs_sha256": digests,

@@ -7,12 +7,13 @@ the recall. The judge reads the same pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sightline.errors import InputError
+from sightline.llm.judged import JudgedSample
 from sightline.metrics import (
     METEOR_PUNKT,
     METEOR_UNTRAINED_PUNKT,
@@ -27,6 +28,7 @@ from sightline.systems.fitcoach.records import Coaching, Episode
 
 PRECISION, RECALL, F_SCORE = "temporal_precision", "temporal_recall", "temporal_f"
 LLM_ACCURACY = "llm_acc"
+NO_TRUTH = "no ground truth"
 
 Pair = tuple[str, str]
 PairScorer = Callable[[Sequence[Pair]], list[float]]
@@ -148,6 +150,8 @@ def score(
     """
     settings = settings or ScoreSettings()
     scored = _matched(samples, predictions, settings)
+    if scored and not any(entry.episode.annotated for entry in scored):
+        return [], {spec.name: NO_TRUTH for spec in metric_specs(settings)}
     pairs = list(dict.fromkeys(pair for entry in scored for pair in entry.pairs))
     text_scores: dict[str, dict[Pair, float]] = {}
     absent = {LLM_ACCURACY: "no judge is configured"}
@@ -172,6 +176,27 @@ def matched_pairs(
     """
     scored = _matched(samples, predictions, settings or ScoreSettings())
     return [{"GT": reference, "Pred": said} for entry in scored for reference, said in entry.pairs]
+
+
+def judged_samples(
+    samples: Sequence[Sample], predictions: Sequence[Prediction], scoring: Mapping[str, Any]
+) -> list[JudgedSample]:
+    """Returns what a judge is to grade, sample by sample: the pairs of `matched_pairs`.
+
+    Args:
+        samples, predictions: All of the run.
+        scoring: The card's metric settings; the matching window is read.
+    """
+    matched = _matched(samples, predictions, ScoreSettings(tolerance_s=scoring["tolerance_s"]))
+    return [
+        JudgedSample(
+            entry.sample.id,
+            entry.group,
+            tuple({"reference": reference, "candidate": said} for reference, said in entry.pairs),
+            entry.reason,
+        )
+        for entry in matched
+    ]
 
 
 def _matched(samples: Sequence[Sample], predictions: Sequence[Prediction], settings: ScoreSettings) -> list[_Scored]:
