@@ -71,25 +71,34 @@ class TrainingSequence:
     frames: np.ndarray
 
 
-class _Writer:
-    """A sequence while it grows."""
+class _Tokens:
+    """Tokens, what they read and which of them are targets, while a sequence grows."""
 
-    def __init__(self, prompt: Sequence[int]) -> None:
-        self.ids = list(prompt)
+    def __init__(self, text: Sequence[int] = ()) -> None:
+        self.ids = list(text)
         self.vision_mask = [0] * len(self.ids)
-        self.loss_mask = [False] * len(self.ids)
+        self.targets = [False] * len(self.ids)
         self.frames: list[int] = []
 
     def see(self, token: int, frame: int, mask: int, *, target: bool) -> None:
         self.ids.append(token)
         self.vision_mask.append(mask)
-        self.loss_mask.append(target)
+        self.targets.append(target)
         self.frames.append(frame)
 
     def say(self, tokens: Sequence[int]) -> None:
         self.ids.extend(tokens)
         self.vision_mask.extend([0] * len(tokens))
-        self.loss_mask.extend([True] * len(tokens))
+        self.targets.extend([True] * len(tokens))
+
+    def then(self, more: _Tokens, *, targets: bool) -> _Tokens:
+        """Returns these tokens followed by `more`, whose targets count or not."""
+        joined = _Tokens()
+        joined.ids = self.ids + more.ids
+        joined.vision_mask = self.vision_mask + more.vision_mask
+        joined.targets = self.targets + (more.targets if targets else [False] * len(more.ids))
+        joined.frames = self.frames + more.frames
+        return joined
 
     def sequence(self, name: str, feature_key: str, max_length: int) -> TrainingSequence:
         mask = np.asarray(self.vision_mask[:max_length], np.int64)
@@ -97,7 +106,7 @@ class _Writer:
             name=name,
             ids=np.asarray(self.ids[:max_length], np.int64),
             vision_mask=mask,
-            loss_mask=np.asarray(self.loss_mask[:max_length], bool),
+            loss_mask=np.asarray(self.targets[:max_length], bool),
             feature_key=feature_key,
             frames=np.asarray(self.frames[: int((mask != 0).sum())], np.int64),
         )
@@ -113,9 +122,9 @@ def training_units(
 ) -> list[tuple[TrainingSequence, ...]]:
     """Returns an episode's training units; the loss of a unit is the mean over its sequences.
 
-    An episode is one unit of one sequence. In sliding-window mode every window with a feature step is a
-    unit, with the tokens of the window before in its prompt; in the published form windows 0-4 and the rest
-    are one unit each.
+    An episode is one unit of one sequence. In sliding-window mode every window with a target is a unit, with
+    the tokens of the window before as its context; in the published form windows 0-4 and the rest are one
+    unit each.
 
     Args:
         name: Sample id.
@@ -130,12 +139,12 @@ def training_units(
     """
     segments = episode.segments or [
         Segment(
-            episode.start,
-            episode.end,
-            episode.first_row,
-            episode.stop_row,
-            episode.responses,
-            episode.feedback_times,
+            start=episode.start,
+            end=episode.end,
+            first_row=episode.first_row,
+            stop_row=episode.stop_row,
+            responses=episode.responses,
+            feedback_times=episode.feedback_times,
         )
     ]
     if any(not 0 <= one.first_row <= one.stop_row <= len(feature_times) for one in segments):
@@ -144,92 +153,96 @@ def training_units(
             item=name,
             mend="make the samples again from these features",
         )
-    published = settings.form == "published"
-    prompt = tokenizer.encode(episode.prompt)
-    history: Sequence[int] = ()
-    made: list[TrainingSequence] = []
-    for k, segment in enumerate(segments):
-        label = f"{name}#{k}" if episode.segments else name
-        context = [*prompt, *history]
-        if published and episode.segments:
-            context = _published_context(tokenizer, episode.prompt, prompt, history, actions)
-        write = _published if published else _aligned
-        sequence = write(context, segment, feature_times, tokenizer, actions, settings).sequence(
-            label, episode.feature_key, settings.max_length
-        )
-        known = len(prompt) if published and k == 0 else len(context)
-        history = [int(token) for token in sequence.ids[known:]]
-        made.append(sequence)
-    if published and episode.segments:
+    due = [_feedbacks(segment, feature_times, tokenizer, actions) for segment in segments]
+    build = _published if settings.form == "published" else _aligned
+    windows = build(episode, segments, due, tokenizer, actions, settings)
+    made = [
+        tokens.sequence(f"{name}#{k}" if episode.segments else name, episode.feature_key, settings.max_length)
+        for k, tokens in enumerate(windows)
+    ]
+    if settings.form == "published" and episode.segments:
         halves = (made[:PUBLISHED_WINDOWS], made[PUBLISHED_WINDOWS:])
         return [tuple(half) for half in halves if half]
-    return [(sequence,) for sequence in made if len(sequence.frames) and sequence.loss_mask[1:].any()]
-
-
-def _published_context(
-    tokenizer: TextTokenizer, text: str, prompt: list[int], history: Sequence[int], actions: ActionTokens
-) -> list[int]:
-    """The fork's window prompt: decoded and encoded again, which may change ids; window 0 has a blind `<vision>`."""
-    return tokenizer.encode(text + tokenizer.decode(history)) if history else [*prompt, actions.vision]
+    return [(one,) for one in made if len(one.frames) and one.loss_mask[1:].any()]
 
 
 def _feedbacks(
     segment: Segment, feature_times: np.ndarray, tokenizer: TextTokenizer, actions: ActionTokens
 ) -> list[tuple[int, list[int]]]:
-    """Returns (step within the segment, tokens) of every feedback that says something, in order of steps.
+    """Returns (row, tokens) of every feedback that says something, in order of rows.
 
-    A feedback belongs to the first step at or after its time, or to the last step.
+    A feedback belongs to the first feature step at or after its time, or to the segment's last step.
     """
     times = feature_times[segment.first_row : segment.stop_row]
     found = []
     for text, time in zip(segment.responses, segment.feedback_times, strict=True):
-        if text.strip() and len(times):
-            step = min(int(np.searchsorted(times, time, side="left")), len(times) - 1)
-            found.append((step, [actions.answer, *tokenizer.encode(text.strip(), bos=False), actions.end]))
+        if text.strip():
+            step = max(0, min(int(np.searchsorted(times, time, side="left")), len(times) - 1))
+            tokens = [actions.answer, *tokenizer.encode(text.strip(), bos=False), actions.end]
+            found.append((segment.first_row + step, tokens))
     return sorted(found, key=lambda pair: pair[0])
 
 
 def _aligned(
-    context: Sequence[int],
-    segment: Segment,
-    feature_times: np.ndarray,
+    episode: Episode,
+    segments: Sequence[Segment],
+    due: Sequence[list[tuple[int, list[int]]]],
     tokenizer: TextTokenizer,
     actions: ActionTokens,
     settings: SequenceSettings,
-) -> _Writer:
+) -> list[_Tokens]:
     """The k-th `<vision>` reads frame k and is followed by what should be said on seeing it.
+
+    Windows are stretches of one stream: each goes on where the one before stopped, whose tokens it has as
+    context and whose frames it reads again, as `windows.py` does in its fixed form.
 
     While a feedback is said under `realtime`, frames pass unseen; what falls due meanwhile waits for the
     next frame that is seen, and what is due after the last one is never said, as in the streaming loop.
     """
-    writer = _Writer(context)
-    due = _feedbacks(segment, feature_times, tokenizer, actions)
-    step, count = 0, segment.stop_row - segment.first_row
-    while step < count:
-        writer.see(actions.vision, segment.first_row + step, ATTENDS, target=step > 0)
-        unseen = 0
-        while due and due[0][0] <= step:
-            _, tokens = due.pop(0)
-            writer.say(tokens)
-            unseen += settings.spoken_over(len(tokens) - 2)
-        step += 1 + unseen
-    return writer
+    windows: list[_Tokens] = []
+    prompt, before = _Tokens(tokenizer.encode(episode.prompt)), _Tokens()
+    row, waiting = 0, list[tuple[int, list[int]]]()
+    for segment, fresh in zip(segments, due, strict=True):
+        row = max(row, segment.first_row)
+        waiting += fresh
+        own = _Tokens()
+        while row < segment.stop_row:
+            own.see(actions.vision, row, ATTENDS, target=bool(before.ids or own.ids))
+            unseen = 0
+            while waiting and waiting[0][0] <= row:
+                _, tokens = waiting.pop(0)
+                own.say(tokens)
+                unseen += settings.spoken_over(len(tokens) - 2)
+            row += 1 + unseen
+        windows.append(prompt.then(before, targets=False).then(own, targets=True))
+        before = own if own.ids else before
+    return windows
 
 
 def _published(
-    context: Sequence[int],
-    segment: Segment,
-    feature_times: np.ndarray,
+    episode: Episode,
+    segments: Sequence[Segment],
+    due: Sequence[list[tuple[int, list[int]]]],
     tokenizer: TextTokenizer,
     actions: ActionTokens,
     settings: SequenceSettings,
-) -> _Writer:
-    """One `<vision>` for the zero step, then one per frame: each reads one step later than at inference."""
-    writer = _Writer(context)
-    due = _feedbacks(segment, feature_times, tokenizer, actions)
-    writer.see(actions.vision, ZERO_STEP, settings.published_mask, target=False)
-    for step in range(segment.stop_row - segment.first_row):
-        writer.see(actions.vision, segment.first_row + step, settings.published_mask, target=True)
-        while due and due[0][0] <= step:
-            writer.say(due.pop(0)[1])
-    return writer
+) -> list[_Tokens]:
+    """One `<vision>` for the zero step, then one per frame: each reads one step later than at inference.
+
+    A window's context is decoded and encoded again, which may change ids, and sees nothing; the first window
+    has a blind `<vision>` there instead.
+    """
+    windows: list[_Tokens] = []
+    prompt = tokenizer.encode(episode.prompt)
+    context = [*prompt, actions.vision] if episode.segments else prompt
+    for segment, fresh in zip(segments, due, strict=True):
+        own, waiting = _Tokens(context), list(fresh)
+        own.see(actions.vision, ZERO_STEP, settings.published_mask, target=False)
+        for row in range(segment.first_row, segment.stop_row):
+            own.see(actions.vision, row, settings.published_mask, target=True)
+            while waiting and waiting[0][0] <= row:
+                own.say(waiting.pop(0)[1])
+        history = own.ids[len(context) if windows else len(prompt) : settings.max_length]
+        context = tokenizer.encode(episode.prompt + tokenizer.decode(history))
+        windows.append(own)
+    return windows
