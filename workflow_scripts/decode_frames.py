@@ -6,10 +6,11 @@ with stage(snakemake) as job:
     from sightline.registry import room_of_layout
     from sightline.run.stages import index_frames
 
-    media = room_of_layout(snakemake.params.dataset["layout"], "media")
+    layout = snakemake.params.dataset["layout"]
+    media = room_of_layout(layout, "media")
     job.counts = index_frames(
-        list_media=media.list_media,
-        landmark=media.LANDMARK,
+        list_media=media.READERS[layout],
+        landmark=media.LANDMARKS[layout],
         asset=snakemake.input.asset[0],
         folder=snakemake.params.dataset["folder"],
         policy=snakemake.params.policy,

@@ -184,26 +184,3 @@ rule fitcoach_views:
         "Timelines of {wildcards.variant} on {wildcards.dataset}"
     script:
         "../../workflow_scripts/systems/fitcoach/views.py"
-
-
-rule fitcoach_features:
-    input:
-        expand(rules.index_features.output.index, zip, **fitcoach.selected_features),
-    localrule: True
-
-
-rule fitcoach_predictions:
-    input:
-        expand(
-            rules.merge_predictions.output.predictions,
-            zip,
-            system="fitcoach",
-            **fitcoach.selected,
-        ),
-    localrule: True
-
-
-rule fitcoach_scores:
-    input:
-        expand(rules.fitcoach_score.output.scores, zip, **fitcoach.selected),
-    localrule: True

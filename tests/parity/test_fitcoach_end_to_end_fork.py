@@ -7,6 +7,8 @@ from functools import cache
 
 import numpy as np
 import pytest
+import sightline.systems.fitcoach.predict as predict_module
+import sightline.systems.fitcoach.windows as windows_module
 from fitcoach_model import golden_model
 from golden import find, load_json
 from sightline.metrics.aggregate import Column, point_estimate
@@ -21,7 +23,7 @@ from sightline.systems.fitcoach.samples import (
     load_annotations,
 )
 from sightline.systems.fitcoach.score import ScoreSettings, matched_pairs, metric_specs, score
-from sightline.systems.fitcoach.stream import ActionTokens, Bias, StreamRequest
+from sightline.systems.fitcoach.stream import Bias, StreamRequest, stream
 from sightline.systems.fitcoach.windows import WindowedRequest
 
 RUNS = {
@@ -113,18 +115,17 @@ def test_tokens_feedbacks_and_times(key, look_ahead, batch_limit):
 
 
 @KEYS
-def test_window_prompts(key):
-    samples, predictions = predict(key, 1, 8)
-    _, tokenizer = golden_model(merge_lora=True)
-    actions = ActionTokens(*(tokenizer.token_id(token) for token in ("<vision>", "<answer>", "<answer/>")))
-    for sample in samples:
-        asked = calls_of(key, samples)[sample.id]
-        system = Episode.from_json(sample.payload).prompt
-        assert asked[0]["prompt_ids"] == tokenizer.encode(system + "<vision>")
-        before = [actions.vision, *asked[0]["output_ids"][len(asked[0]["prompt_ids"]) :]]
-        for call in asked[1:]:
-            assert call["prompt_ids"] == tokenizer.encode(system + tokenizer.decode(before))
-            before = call["output_ids"][len(call["prompt_ids"]) :]
+def test_prompts(key, monkeypatch):
+    asked: list[list[int]] = []
+
+    def remember(model, requests, settings, actions):
+        asked.extend(list(request.prompt_ids) for request in requests)
+        return stream(model, requests, settings, actions)
+
+    monkeypatch.setattr(predict_module, "stream", remember)
+    monkeypatch.setattr(windows_module, "stream", remember)
+    predict(key, 1, 1)
+    assert sorted(asked) == sorted(call["prompt_ids"] for call in RUNS[key]["calls"])
 
 
 @KEYS

@@ -224,9 +224,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     for name in ("config", "profiles"):
         shutil.copytree(ROOT / name, folder / name)
-    example = re.search(r"```yaml\n# my\.yaml\n(.*?)```", text_of(ROOT / "config" / "README.md"), re.DOTALL)
-    assert example, "config/README.md shows no my.yaml"
-    (folder / "my.yaml").write_text(example[1], encoding="utf-8")
+    examples = dict(re.findall(r"```yaml\n# (\w+\.yaml)\n(.*?)```", text_of(ROOT / "config" / "README.md"), re.DOTALL))
+    assert "my.yaml" in examples, "config/README.md shows no my.yaml"
+    for name, text in examples.items():
+        (folder / name).write_text(text, encoding="utf-8")
     return folder
 
 

@@ -170,13 +170,14 @@ def test_published_windows_move_on_by_one_only(tmp_path):
     assert segments[-1].end < sample.payload["feedback_times"][-1]
 
 
-def test_published_windows_that_miss_the_last_frames_are_refused(tmp_path):
+def test_a_workout_that_published_windows_do_not_cover_is_left_out(tmp_path):
     # 1.09 s are 10 whole frames; 19 such windows end at frame 190, where the last feedback begins.
     split = Split(tmp_path / "split").add("7", [(s, f"text {s}", s in (0, 19)) for s in range(20)])
     split.records[0]["feedbacks"][-1] = ""
     quirks = QevdQuirks(window_dealing="published")
-    with pytest.raises(InputError, match="do not cover"):
-        build(split.load(), "full_workout_sliding_window", quirks, window_s=1.09)
+    found = build(split.load(), "full_workout_sliding_window", quirks, window_s=1.09)
+    assert not found.samples
+    assert "do not cover" in found.dropped[0].reason
     (sample,) = build(split.load(), "full_workout_sliding_window", window_s=1.09).samples
     assert sum(len(segment["responses"]) for segment in sample.payload["segments"]) == 20
 

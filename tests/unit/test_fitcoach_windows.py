@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def bias_of(seed: int, start: int = 0) -> Bias:
 
 def request_of(seed: int, edges: list[int], biases: list[Bias] | None = None) -> WindowedRequest:
     maps = maps_of(seed, edges[-1])
-    windows = list(zip(edges[:-1], edges[1:], strict=True))
+    windows = list(pairwise(edges))
     return WindowedRequest(SYSTEM, windows, lambda rows: maps[rows], seed, biases)
 
 
@@ -174,7 +175,7 @@ def test_the_predictor_runs_workouts_and_episodes_of_one_block():
     maps = maps_of(7, 40)
 
     def sample_of(name: str, mode: str, edges: list[int]) -> Sample:
-        pairs = list(zip(edges[:-1], edges[1:], strict=True))
+        pairs = list(pairwise(edges))
         windows = [{"start": a / 4, "end": b / 4, "first_row": a, "stop_row": b} for a, b in pairs]
         payload = {
             "video": "a.mp4", "video_id": "a", "mode": mode, "exercises": ["squats"], "prompt": SYSTEM,

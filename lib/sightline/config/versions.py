@@ -12,6 +12,7 @@ STAGE: dict[str, int] = {
     "predict": 1,
     "merge": 1,
     "score": 1,
+    "submit": 1,
     "judge": 1,
     "views": 1,
     "summarise": 1,

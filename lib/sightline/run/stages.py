@@ -65,7 +65,12 @@ def acquire_asset(
 
 
 def split_folder(asset: str | Path, folder: str, landmark: str) -> Path:
-    """Returns the folder of a split inside an acquired asset; extra levels of folders are tolerated."""
+    """Returns the folder of a split inside an acquired asset; extra levels of folders are tolerated.
+
+    `landmark` is a file that the folder holds; without one the folder itself is looked for.
+    """
+    if not landmark:
+        return locate(Path(asset), folder)
     return locate(Path(asset), f"{folder}/{landmark}").parent
 
 

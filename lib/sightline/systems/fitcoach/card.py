@@ -121,7 +121,7 @@ class FitcoachScoring(Strict):
 class FitcoachCard(SystemCard):
     """config/systems/fitcoach.yaml."""
 
-    LAYOUTS: ClassVar[tuple[str, ...]] = ("qevd",)
+    LAYOUTS: ClassVar[tuple[str, ...]] = ("qevd", "videos")
 
     extractors: dict[str, FitcoachExtractor] = Field(description="Feature extractors.")
     variants: dict[str, FitcoachVariant] = Field(min_length=1, description="Variants.")

@@ -88,7 +88,8 @@ def feature_key(
 def _frame_times(video: VideoToExtract, settings: ExtractorSettings) -> np.ndarray:
     if video.timestamps_path is not None:
         return qevd_seconds(read_timestamps(video.timestamps_path))
-    return scan_video(video.path, allow_high_bit_depth=settings.allow_high_bit_depth)[1]
+    times = scan_video(video.path, allow_high_bit_depth=settings.allow_high_bit_depth)[1]
+    return times - times[0]
 
 
 def _has_sound(store: FeatureStore | WorkStores, key: str) -> bool:

@@ -84,6 +84,7 @@ class Episode(_Payload):
         first_row: First row of the feature array that is watched.
         stop_row: Row after the last one.
         segments: Windows, in sliding-window mode alone.
+        annotated: Whether `responses` are known; false for videos without annotations.
     """
 
     video: str
@@ -100,6 +101,12 @@ class Episode(_Payload):
     first_row: int
     stop_row: int
     segments: list[Segment] = field(default_factory=list)
+    annotated: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the payload as a JSON object; `annotated` stands there only when it is false."""
+        row = super().to_json()
+        return {name: value for name, value in row.items() if name != "annotated" or not value}
 
     @property
     def steps(self) -> int:

@@ -25,6 +25,7 @@ from sightline.systems.fitcoach.annotations import (
     load_video_timestamps,
     parse_spans,
 )
+from sightline.systems.fitcoach.prompts import WINDOWS_PROMPT, full_workout_prompt, single_exercise_prompt
 from sightline.systems.fitcoach.records import Episode, Segment
 
 __all__ = [
@@ -46,13 +47,11 @@ __all__ = [
     "load_annotations",
     "load_video_timestamps",
     "parse_spans",
+    "sample_of",
 ]
 
 SINGLE, FULL, WINDOWS = "single_exercise", "full_workout", "full_workout_sliding_window"
 MODES = (SINGLE, FULL, WINDOWS)
-
-_COACH = "You are an expert fitness coaching AI"
-_TASK = "You assess their performance, count repetitions, and proactively provide feedback."
 
 
 @dataclass(frozen=True)
@@ -197,7 +196,7 @@ def _single_exercises(workout: Workout, times: np.ndarray, feature_key: str) -> 
             float(workout.frame_times[workout.spans[here].first_frame]),
             float(workout.frame_times[half_way]),
         )
-        prompt = f"{_COACH} who coaches users as they exercise. {_TASK} The user should be doing {name}."
+        prompt = single_exercise_prompt(name)
         rows = cut_rows(times, *bounds)
         between = range(here + 1, following)
         episodes.append(_episode(workout, SINGLE, [name], prompt, bounds, between, rows, feature_key))
@@ -207,12 +206,7 @@ def _single_exercises(workout: Workout, times: np.ndarray, feature_key: str) -> 
 def _full_workout(workout: Workout, times: np.ndarray, feature_key: str, quirks: QevdQuirks) -> Episode:
     """One episode from the first feature step to the last; the dataset gives no bounds in this mode."""
     names = exercise_names(workout)
-    numbered = "; ".join(f"{number}) {name}" for number, name in enumerate(names, start=1))
-    prompt = (
-        f"{_COACH} guiding a user through a workout and coaching them as they exercise. {_TASK}\n"
-        f"Guide the user through the following exercises: {numbered}.\n"
-        "Each exercise should be done for 30 seconds."
-    )
+    prompt = full_workout_prompt(names)
     bounds = (float(times[0]), float(times[-1]))
     rows = cut_rows(times, *bounds) if quirks.full_workout_cut == "published" else (0, len(times))
     everything = range(len(workout.spans))
@@ -225,16 +219,12 @@ def _sliding_windows(
     """One episode of windows, which starts with the first video frame."""
     if not window_s > 0:
         raise InputError("a window must be longer than 0 s", field="window_s", mend="set it to 20")
-    prompt = (
-        f"{_COACH} assisting a user with their workout and coaching them as they exercise. {_TASK} "
-        "Please also specify whenever you identify a transition between exercises.\n"
-    )
     rule = _fork_windows if quirks.window_dealing == "published" else _tiled_windows
     segments = rule(workout, times, window_s)
     bounds = (segments[0].start, segments[-1].end)
     rows = (segments[0].first_row, segments[-1].stop_row)
     episode = _episode(
-        workout, WINDOWS, exercise_names(workout), prompt, bounds, range(len(workout.spans)), rows, feature_key
+        workout, WINDOWS, exercise_names(workout), WINDOWS_PROMPT, bounds, range(len(workout.spans)), rows, feature_key
     )
     return replace(episode, segments=segments)
 
@@ -293,8 +283,12 @@ def _fork_windows(workout: Workout, times: np.ndarray, window_s: float) -> list[
     return segments
 
 
-def _uncovered(workout: Workout, window_s: float) -> InputError:
-    return InputError(
+class UncoveredError(InputError):
+    """The fork's windows end before the video does; the fork itself stops with an IndexError."""
+
+
+def _uncovered(workout: Workout, window_s: float) -> UncoveredError:
+    return UncoveredError(
         f"windows of {window_s:g} s, counted in frames, do not cover the video",
         item=workout.video_id,
         mend="use window_dealing: fixed, or another window_s",
@@ -323,7 +317,7 @@ def build_samples(
 
     Returns:
         Samples `<video>-e<k>` (k counts the workout's exercises from 0), `<video>-full` or `<video>-w`; and
-        a row for everything that gave none.
+        a row for everything that gave none, e.g. a workout that the fork's windows do not cover.
 
     Raises:
         InputError: A video has no features, or as `episodes_of`.
@@ -338,7 +332,11 @@ def build_samples(
         if workout.video_id not in features:
             raise InputError("the video has no features", item=workout.video_id, mend="compute them first")
         key, times = features[workout.video_id]
-        episodes = episodes_of(workout, mode, times, window_s=window_s, quirks=quirks, feature_key=key)
+        try:
+            episodes = episodes_of(workout, mode, times, window_s=window_s, quirks=quirks, feature_key=key)
+        except UncoveredError as error:
+            dropped.append(Dropped(workout.video_id, "", f"skipped: {error.problem}"))
+            continue
         if not episodes:
             dropped.append(Dropped(workout.video_id, "", "no exercise: fewer than two transitions"))
         for k, episode in enumerate(episodes):
@@ -349,11 +347,12 @@ def build_samples(
             if episode.steps == 0:
                 dropped.append(Dropped(workout.video_id, item, "kept, but no feature step lies in it"))
             suffix = f"e{k}" if mode == SINGLE else {FULL: "full", WINDOWS: "w"}[mode]
-            samples.append(_sample(episode, f"{workout.video_id}-{suffix}", seconds_per_step))
+            samples.append(sample_of(episode, f"{workout.video_id}-{suffix}", seconds_per_step))
     return SampleSet(samples, dropped)
 
 
-def _sample(episode: Episode, identifier: str, seconds_per_step: float) -> Sample:
+def sample_of(episode: Episode, identifier: str, seconds_per_step: float) -> Sample:
+    """Returns the sample of an episode."""
     sample = Sample(
         id=identifier,
         group=episode.video_id,

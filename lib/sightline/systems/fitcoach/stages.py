@@ -22,8 +22,7 @@ from sightline.records.types import Sample, Score, View
 from sightline.run.devices import choose_device, fix_threads
 from sightline.run.progress import progress_bar
 from sightline.run.shards import StopRequest, deal_out, draw_samples, make_plan, run_shard, shard_number
-from sightline.run.stages import split_folder
-from sightline.systems.fitcoach.media import LANDMARK
+from sightline.systems.fitcoach.media import folder_of
 from sightline.systems.fitcoach.score import ScoreSettings, matched_pairs, metric_specs, score
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def extract_features(
     """
     from sightline.video.frames import read_index
 
-    folder = split_folder(data, dataset["folder"], LANDMARK)
+    folder = folder_of(data, dataset)
     usable = [row for row in read_index(frames) if row.status == "ok"]
     number, count = shard_number(shard)
     mine = [usable[position] for position in deal_out([len(row.used) for row in usable], count)[number - 1]]
@@ -143,8 +142,9 @@ def _fill_store(
                 video_id=row.video_id,
                 path=folder / row.path,
                 video_sha256=row.sha256,
-                timestamps_path=_timestamps_of(folder, row.path),
+                timestamps_path=_timestamps_of(folder, row.path) if row.timestamps_sha256 else None,
                 timestamps_sha256=row.timestamps_sha256,
+                rotate=None if row.timestamps_sha256 else False,  # only QEVD's numbers tell that a video lies
             )
             for row in mine
         ]
@@ -184,22 +184,11 @@ def make_samples(
     plan_target: str,
 ) -> dict[str, Any]:
     """Cuts a split into episodes and the episodes into blocks and shards."""
-    from sightline.systems.fitcoach.samples import Dropped, QevdQuirks, build_samples, load_annotations
+    from sightline.systems.fitcoach.datasets import dataset_samples
 
-    quirks = QevdQuirks(**episodes["quirks"])
-    workouts = load_annotations(split_folder(data, dataset["folder"], LANDMARK), quirks)
     with FeatureIndex(features) as index:
         by_video = _features_by_video(index)
-    unusable = [workout for workout in workouts if workout.video_id not in by_video and not workout.problem]
-    found = build_samples(
-        [workout for workout in workouts if workout not in unusable],
-        episodes["mode"],
-        by_video,
-        seconds_per_step=1.0,
-        window_s=episodes["window_s"],
-        quirks=quirks,
-    )
-    dropped = [*found.dropped, *(Dropped(one.video_id, "", "the video has no features") for one in unusable)]
+    found = dataset_samples(folder_of(data, dataset), dataset["layout"], by_video, episodes)
     samples = draw_samples(found.samples, sampling["limit"], sampling["limit_seed"])
     steps = sum(sample.cost for sample in samples) or 1.0
     per_step = sampling["seconds_per_item"] * len(samples) / steps
@@ -210,12 +199,12 @@ def make_samples(
         block_size=sampling["block_size"],
         declared_seconds=sampling["declared_seconds"],
     )
-    plan["dropped"] = [row.to_json() for row in dropped]
-    for row in dropped:
+    plan["dropped"] = [row.to_json() for row in found.dropped]
+    for row in found.dropped:
         log.info("left out: %s %s: %s", row.video_id, row.item, row.reason)
     write_parquet(samples_target, Sample, samples)
     write_json(plan_target, plan)
-    return {"samples": len(samples), "dropped": len(dropped), "shards": sampling["shards"]}
+    return {"samples": len(samples), "dropped": len(found.dropped), "shards": sampling["shards"]}
 
 
 def _weight_files(weights: list[str], settings: dict[str, Any]) -> dict[str, Path]:
@@ -380,7 +369,8 @@ def draw_run(
         read_samples(samples),
         read_predictions(predictions),
         read_scores(scores),
-        split_folder(data, dataset["folder"], LANDMARK),
+        folder_of(data, dataset),
+        layout=dataset["layout"],
         rotate_upto_id=extractor["rotate_upto_id"],
         allow_high_bit_depth=extractor["allow_high_bit_depth"],
         half_window_s=scoring["tolerance_s"] / 2,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -15,11 +15,13 @@ from sightline.errors import InputError, SightlineError, StoreError, VideoError
 from sightline.metrics.temporal import HALF_WINDOW_S, TemporalMatch, match_feedbacks
 from sightline.records.types import Prediction, Sample, Score, View
 from sightline.report.views import Mark, TimelineView
-from sightline.systems.fitcoach.annotations import ANNOTATION_FILE, load_video_timestamps
-from sightline.systems.fitcoach.media import list_media
+from sightline.systems.fitcoach.annotations import load_video_timestamps
+from sightline.systems.fitcoach.media import QEVD, READERS
 from sightline.systems.fitcoach.pictures import ExtractorSettings, is_rotated, preprocess
 from sightline.systems.fitcoach.records import Coaching, Episode
-from sightline.video.decode import iter_frames
+from sightline.systems.fitcoach.score import NO_TRUTH
+from sightline.video.decode import iter_frames, scan_video
+from sightline.video.frames import VideoSource
 
 log = logging.getLogger(__name__)
 THUMB_HEIGHT = 96
@@ -34,6 +36,7 @@ def draw_views(
     split_folder: str | Path,
     *,
     rotate_upto_id: int | None,
+    layout: str = QEVD,
     frames_per_episode: int = 10,
     half_window_s: float = HALF_WINDOW_S,
     apply_display_rotation: bool = True,
@@ -45,8 +48,9 @@ def draw_views(
         samples: All samples of the run.
         predictions: One per sample, in any order.
         scores: Score rows; their values are shown beside the timeline.
-        split_folder: Folder of the split, which holds the annotations and the videos.
-        rotate_upto_id: Videos with a number up to this are turned, as for the CNN; None turns none.
+        split_folder: Folder of the split, which holds the annotations and the videos, or of the videos alone.
+        rotate_upto_id: Videos of QEVD with a number up to this are turned, as for the CNN; None turns none.
+        layout: `qevd` or `videos`.
         frames_per_episode: Pictures over the length of an episode.
         half_window_s: Half of the matching window in seconds, as in scoring.
         apply_display_rotation: Follow the display matrix of a file, as the extractor does.
@@ -66,15 +70,17 @@ def draw_views(
         episode = Episode.from_json(sample.payload, item=sample.id)
         by_video[episode.video].append((sample, episode))
     settings = ExtractorSettings(
-        rotate_upto_id=rotate_upto_id,
+        rotate_upto_id=rotate_upto_id if layout == QEVD else None,
         apply_display_rotation=apply_display_rotation,
         allow_high_bit_depth=allow_high_bit_depth,
     )
-    clocks = _clocks(folder)
+    sources = _sources(folder, layout)
     views = []
     for video, members in sorted(by_video.items()):
         episodes = [episode for _, episode in members]
-        strips, problem = _strips_or_problem(folder, video, clocks, episodes, settings, frames_per_episode)
+        strips, problem = _strips_or_problem(
+            sources.get(str(PurePosixPath(video))), episodes, settings, frames_per_episode
+        )
         for (sample, episode), strip in zip(members, strips, strict=True):
             if sample.id not in said_by_id:
                 raise InputError("the sample has no prediction", item=sample.id, mend="predict again")
@@ -91,24 +97,17 @@ def _numbers(scores: Sequence[Score]) -> defaultdict[str, dict[str, float | None
     return found
 
 
-def _clocks(folder: Path) -> dict[str, Path]:
-    """Returns each annotated video's file of frame times; none if the annotations are gone."""
+def _sources(folder: Path, layout: str) -> dict[str, VideoSource]:
+    """Returns the dataset's videos by path; none if annotations or videos are gone."""
     try:
-        sources = list_media(folder)
+        return {str(PurePosixPath(source.shown_path)): source for source in READERS[layout](folder)}
     except InputError as error:
         log.warning("no pictures: %s", error)
         return {}
-    return {
-        str(PurePosixPath(source.shown_path)): source.timestamps_path
-        for source in sources
-        if source.timestamps_path is not None
-    }
 
 
 def _strips_or_problem(
-    folder: Path,
-    video: str,
-    clocks: Mapping[str, Path],
+    source: VideoSource | None,
     episodes: Sequence[Episode],
     settings: ExtractorSettings,
     count: int,
@@ -117,15 +116,20 @@ def _strips_or_problem(
     empty: list[list[_Thumb]] = [[] for _ in episodes]
     if count < 1:
         return empty, ""
-    clock = clocks.get(str(PurePosixPath(video)))
-    if clock is None:
-        return empty, f"No pictures: {ANNOTATION_FILE} does not name this video."
+    if source is None:
+        return empty, "No pictures: the dataset does not name this video any more."
     try:
-        frame_times = load_video_timestamps(clock)
-        return _strips(folder / video, frame_times, episodes, settings, count), ""
+        return _strips(source.path, _frame_times(source, settings), episodes, settings, count), ""
     except (VideoError, InputError, StoreError) as error:
-        log.warning("%s: no pictures: %s", video, error)
+        log.warning("%s: no pictures: %s", source.shown_path, error)
         return empty, f"No pictures: {_plainly(error)}."
+
+
+def _frame_times(source: VideoSource, settings: ExtractorSettings) -> np.ndarray:
+    if source.timestamps_path is not None:
+        return load_video_timestamps(source.timestamps_path)
+    times = scan_video(source.path, allow_high_bit_depth=settings.allow_high_bit_depth)[1]
+    return times - times[0]
 
 
 def _plainly(error: SightlineError) -> str:
@@ -206,7 +210,7 @@ def _timeline(
         reason=(prediction.reason or "the prediction failed") if failed else "",
         numbers=numbers,
         facets={"video": episode.video_id, "exercise": exercises},
-        notes=[note for note in (problem, *coaching.warnings) if note],
+        notes=[note for note in ("" if episode.annotated else NO_TRUTH, problem, *coaching.warnings) if note],
     )
 
 
