@@ -7,4 +7,5 @@ wildcard_constraints:
     policy="[a-z0-9_]+",
     asset="[a-z0-9_]+",
     judge="[a-z0-9_]+",
+    training="[a-z0-9_]+",
     shard="[0-9]+-of-[0-9]+",

@@ -100,6 +100,7 @@ rule fitcoach_predict:
         plan=rules.fitcoach_samples.output.plan,
         features=rules.fitcoach_samples.input.features,
         weights=collect(rules.acquire.output.record, asset=fitcoach.weights_assets),
+        trained=fitcoach.training.of_variant,
     output:
         rows="results/runs/fitcoach/{dataset}/{variant}/shards/{shard}.jsonl",
     log:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 from sightline.config.load import merge
-from sightline.config.plan import needed_assets, shard_count
+from sightline.config.needs import needed_assets
+from sightline.config.plan import shard_count
 from sightline.errors import ConfigError
 from sightline.registry import load_plan
 

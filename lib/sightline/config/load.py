@@ -24,6 +24,7 @@ from sightline.config.models import (
     PaperCard,
     SystemCard,
 )
+from sightline.config.training import check_trainings
 from sightline.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -205,6 +206,7 @@ def _check_references(flow: Workflow, problems: list[str]) -> None:
                     f"{source}, key variants.{name}.extractor: {variant.extractor} is not in extractors."
                     + nearest(variant.extractor, list(card.extractors))
                 )
+        check_trainings(system, card, flow.datasets, nearest, problems)
 
 
 def _check_runs(flow: Workflow, problems: list[str]) -> None:

@@ -153,6 +153,7 @@ class VariantCard(Strict):
     """One model under one set of settings."""
 
     SAMPLE_SETTINGS: ClassVar[tuple[str, ...]] = ()
+    TRAINING_SETTINGS: ClassVar[tuple[str, ...]] = ()
 
     title: str = Field(description="Name for people.")
     weights_kind: WeightsKind = Field(
@@ -160,6 +161,9 @@ class VariantCard(Strict):
     )
     extractor: str | None = Field(None, description="Extractor whose features it reads.")
     assets: dict[str, AssetFile] = Field(description="Weights by role.")
+    trained_by: str | None = Field(
+        None, description="Training, from `training`, whose checkpoint it reads in place of an asset's."
+    )
     paper_row: str | None = Field(None, description="Row of config/paper it is compared with.")
     seconds_per_item: float = Field(gt=0, description="Job seconds per sample, about; sizes the shards.")
     shard_minutes: float = Field(20, gt=0, description="Minutes a shard should take.")
@@ -190,10 +194,11 @@ class SystemCard(Strict):
     policies: dict[str, PolicyCard] = Field(default_factory=dict, description="Frame policies.")
     extractors: dict[str, Any] = Field(default_factory=dict, description="Feature extractors.")
     variants: dict[str, Any] = Field(min_length=1, description="Variants.")
+    training: dict[str, Any] = Field(default_factory=dict, description="Trainings.")
     scoring: Any = Field(description="Metrics and their settings.")
     bootstrap: BootstrapCard = Field(default_factory=BootstrapCard, description="Confidence intervals.")
 
-    @field_validator("policies", "extractors", "variants")
+    @field_validator("policies", "extractors", "variants", "training")
     @classmethod
     def _slugs(cls, value: dict[str, Any]) -> dict[str, Any]:
         import re

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sightline.config.judge_plan import Judging
-from sightline.config.load import Workflow, asset_files
+from sightline.config.load import Workflow
 from sightline.config.models import DatasetCard, SystemCard
+from sightline.config.training_plan import Trainings
 from sightline.config.versions import STAGE
 from sightline.errors import ConfigError
 
@@ -293,6 +294,7 @@ class RoomPlan:
     def __init__(self, plan: Plan, system: str) -> None:
         self.plan = plan
         self.system = system
+        self.training = Trainings(plan.flow, system)
 
     @property
     def datasets(self) -> str:
@@ -337,7 +339,10 @@ class RoomPlan:
     def settings(self, wildcards: Wildcards) -> dict[str, Any]:
         """Returns a variant's settings, without titles and what only sizes jobs."""
         variant = self.plan.flow.systems[self.system].variants[wildcards.variant]
-        return dict(variant.model_dump(mode="json", exclude=_SIZING | {"title", "paper_row", *variant.SAMPLE_SETTINGS}))
+        unused = {"title", "paper_row", *_SIZING, *variant.SAMPLE_SETTINGS}
+        if variant.trained_by is None:
+            unused.add("trained_by")
+        return dict(variant.model_dump(mode="json", exclude=unused))
 
     def episode_params(self, wildcards: Wildcards) -> dict[str, Any]:
         """Returns the settings of a variant, and of a dataset without annotations, that decide the samples."""
@@ -385,16 +390,3 @@ class RoomPlan:
     def gpus(self, wildcards: Wildcards) -> int:
         """Returns how many GPUs a predict shard asks for."""
         return int(self.plan.flow.systems[self.system].variants[wildcards.variant].gpu_memory_gb > 0)
-
-
-def needed_assets(plan: Plan) -> dict[str, list[str]]:
-    """Returns every asset the selected runs need, with what each is needed for."""
-    needs: dict[str, list[str]] = {}
-    for run in plan.runs:
-        needs.setdefault(plan.dataset(run.dataset).asset, []).append(f"dataset {run.dataset}")
-        for role, file in asset_files(plan.flow, run.system, run.variant).items():
-            needs.setdefault(file.asset, []).append(f"{role} of {run.system}/{run.variant}")
-        for judge in plan.judging.of_run(run):
-            for asset in plan.judging.assets_of(judge):
-                needs.setdefault(asset, []).append(f"judge {judge}")
-    return {asset: list(dict.fromkeys(reasons)) for asset, reasons in needs.items()}

@@ -9,6 +9,7 @@ STAGE: dict[str, int] = {
     "decode": 1,
     "features": 1,
     "samples": 1,
+    "train": 1,
     "predict": 1,
     "merge": 1,
     "score": 1,

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from sightline.assets.wordnet import INSTALL, default_target, is_complete
 from sightline.config.models import AssetFile, SystemCard
-from sightline.config.plan import Plan, needed_assets
+from sightline.config.needs import needed_assets
+from sightline.config.plan import Plan
 from sightline.run.asset_check import AssetState, asset_state
 
 _GB = 1e9

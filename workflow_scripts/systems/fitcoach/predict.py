@@ -11,6 +11,7 @@ with stage(snakemake) as job:
         plan=snakemake.input.plan,
         features=snakemake.input.features[0],
         weights=list(snakemake.input.weights),
+        trained=list(snakemake.input.get("trained") or []),
         settings=snakemake.params.settings,
         stage_version=snakemake.params.stage_version,
         shard=wildcards.shard,

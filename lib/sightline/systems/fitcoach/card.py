@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from sightline.config.models import AssetFile, ExtractorCard, Strict, SystemCard, VariantCard
+from sightline.config.training import TrainingCard
 
 
 class FitcoachExtractor(ExtractorCard):
@@ -74,6 +75,9 @@ class FitcoachVariant(VariantCard):
     """Stream-VLM under one set of settings."""
 
     SAMPLE_SETTINGS: ClassVar[tuple[str, ...]] = ("mode", "window_s", "quirks")
+    TRAINING_SETTINGS: ClassVar[tuple[str, ...]] = (
+        "assets", "weights_kind", "cross_attention", "lora", "dtype", "loop", *SAMPLE_SETTINGS,
+    )  # fmt: skip
 
     mode: Literal["single_exercise", "full_workout", "full_workout_sliding_window"] = Field(
         "single_exercise", description="Evaluation mode."
@@ -98,6 +102,31 @@ class FitcoachVariant(VariantCard):
     cross_attention: CrossAttention = Field(description="Cross-attention of the checkpoint.")
     lora: Lora = Field(default_factory=Lora, description="LoRA of the checkpoint.")
     quirks: Quirks = Field(default_factory=Quirks, description="Parsing switches.")
+
+
+class FitcoachTraining(TrainingCard):
+    """Fine-tuning of Stream-VLM. The published form is the fork's, which never sees the video."""
+
+    form: Literal["aligned", "published"] = Field(
+        "aligned",
+        description="`aligned`: each `<vision>` reads its own frame, as in use; `published`: shifted by one, and blind.",
+    )
+    published_mask: Literal[1, 2] = Field(
+        1, description="Mask of the published form; 2 lets it see, though still shifted."
+    )
+    loop: Literal["published", "realtime"] | None = Field(
+        None, description="Streaming loop the sequences are made for; the base variant's by default."
+    )
+    max_length: int = Field(4096, ge=2, description="Tokens after which a sequence is cut.")
+    trainable: list[str] = Field(
+        default_factory=lambda: ["*.lora_*"],
+        min_length=1,
+        description="Patterns of parameter names: `*.lora_*`, `*.xattn_layer.*`, `lm_head.*`, or `*` for all.",
+    )
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="Dropout before LoRA's first matrix.")
+    vision_weight: float = Field(
+        1.0, ge=0, description="Weight of `<vision>` targets, of which there are far more than of words."
+    )
 
 
 class BertScore(Strict):
@@ -125,4 +154,5 @@ class FitcoachCard(SystemCard):
 
     extractors: dict[str, FitcoachExtractor] = Field(description="Feature extractors.")
     variants: dict[str, FitcoachVariant] = Field(min_length=1, description="Variants.")
+    training: dict[str, FitcoachTraining] = Field(default_factory=dict, description="Trainings.")
     scoring: FitcoachScoring = Field(default_factory=FitcoachScoring, description="Metrics and their settings.")

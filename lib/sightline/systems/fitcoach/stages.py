@@ -207,9 +207,11 @@ def make_samples(
     return {"samples": len(samples), "dropped": len(found.dropped), "shards": sampling["shards"]}
 
 
-def _weight_files(weights: list[str], settings: dict[str, Any]) -> dict[str, Path]:
+def weight_files(weights: list[str], trained: list[str], settings: dict[str, Any]) -> dict[str, Path]:
+    """Returns a variant's weights by role; a checkpoint trained here takes the place of an asset's."""
     records = {str(read_json(path)["asset"]): Path(path) for path in weights}
-    return {role: locate(records[entry["asset"]], entry["file"]) for role, entry in settings["assets"].items()}
+    files = {role: locate(records[entry["asset"]], entry["file"]) for role, entry in settings["assets"].items()}
+    return {**files, "checkpoint": Path(trained[0])} if trained else files
 
 
 def _run_key(files: dict[str, Path], settings: dict[str, Any], stage_version: int) -> str:
@@ -274,6 +276,7 @@ def predict_shard(
     plan: str,
     features: str,
     weights: list[str],
+    trained: list[str],
     settings: dict[str, Any],
     stage_version: int,
     shard: str,
@@ -282,7 +285,7 @@ def predict_shard(
     target: str,
 ) -> dict[str, int]:
     """Runs Stream-VLM on the blocks of one shard and writes its rows."""
-    files = _weight_files(weights, settings)
+    files = weight_files(weights, trained, settings)
     device = choose_device(gpus, demo_weights=settings["weights_kind"] == "demo")
 
     with FeatureIndex(features) as index:
