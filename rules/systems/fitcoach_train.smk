@@ -1,9 +1,7 @@
 # Stream-VLM fine-tuned on a split: samples and features -> a checkpoint in the released layout.
 rule fitcoach_train:
     input:
-        data=collect(
-            rules.acquire.output.record, asset=fitcoach.training.dataset_asset
-        ),
+        data=collect(rules.acquire.output.record, asset=fitcoach.training.dataset_asset),
         features=collect(
             rules.index_features.output.index,
             dataset=fitcoach.training.dataset,

@@ -109,7 +109,7 @@ class FitcoachTraining(TrainingCard):
 
     form: Literal["aligned", "published"] = Field(
         "aligned",
-        description="`aligned`: each `<vision>` reads its own frame, as in use; `published`: shifted by one, and blind.",
+        description="`aligned`: each `<vision>` reads its own frame, as in use; `published`: shifted, and blind.",
     )
     published_mask: Literal[1, 2] = Field(
         1, description="Mask of the published form; 2 lets it see, though still shifted."
