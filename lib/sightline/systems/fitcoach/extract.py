@@ -118,23 +118,24 @@ def _primed(pictures: Iterable[np.ndarray], copies: int) -> Iterator[np.ndarray]
 
 
 @torch.inference_mode()
-def _run_cnn(
+def _cnn_steps(
     pictures: Iterator[np.ndarray],
     carry: _Carry,
     settings: ExtractorSettings,
     cnn: Cnn,
     device: str | torch.device,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns features float32 [steps, 1280, h, w] and, per step, the place of its last frame among the used.
+) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+    """Yields, call by call, features float32 [steps, 1280, h, w] and the place of each step's last frame.
 
-    Steps that end within the priming copies are discarded. `carry` is left as the next video would find it.
+    Features stay on the device, so that a GPU is not waited for. Places count the used frames. Steps that end within the priming copies are discarded. `carry` is left as the
+    next video would find it.
     """
     before = len(carry.buffered) + settings.priming_copies
     discarded = before // FRAMES_PER_STEP
     line = chain(carry.buffered, _primed(pictures, settings.priming_copies))
     scale = torch.tensor(255.0, device=device)  # a tensor: dividing by a number multiplies by its inverse on a GPU
-    outputs: list[torch.Tensor] = []
     carry.buffered = []
+    done = 0
     while not carry.buffered and (chunk := list(islice(line, settings.chunk_frames))):
         whole = len(chunk) // FRAMES_PER_STEP * FRAMES_PER_STEP
         carry.buffered = chunk[whole:]
@@ -143,10 +144,39 @@ def _run_cnn(
             batch = torch.from_numpy(np.stack([one.transpose(1, 2, 0) for one in chunk[:whole]]))
             frames = batch.to(device).permute(0, 3, 1, 2).float() / scale
             features, carry.state = cnn(frames, carry.state)
-            outputs.append(features)
-    steps = torch.cat(outputs)[discarded:] if outputs else torch.zeros((0, FEATURE_CHANNELS, 0, 0))
-    last = FRAMES_PER_STEP * (discarded + np.arange(len(steps))) + FRAMES_PER_STEP - 1 - before
-    return steps.cpu().contiguous().numpy(), last
+            first, done = max(discarded - done, 0), done + len(features)
+            steps = np.arange(done - len(features) + first, done)
+            if len(steps):
+                yield features[first:], FRAMES_PER_STEP * steps + FRAMES_PER_STEP - 1 - before
+
+
+def _frames_and_steps(
+    path: Path,
+    times_s: np.ndarray,
+    settings: ExtractorSettings,
+    cnn: Cnn,
+    device: str | torch.device,
+    rotate: bool,
+    carry: _Carry,
+) -> Generator[tuple[torch.Tensor, np.ndarray], None, None]:
+    """Yields features [steps, 1280, h, w] and their times, float64 [steps], as the video is decoded."""
+    used = frames_at_rate(times_s, settings.fps)
+    pictures = _ahead(_pictures(path, used, len(times_s), settings, rotate))
+    with closing(pictures):
+        for features, last in _cnn_steps(pictures, carry, settings, cnn, device):
+            yield features, np.asarray(times_s, np.float64)[used[last]]
+
+
+def _checked(features: torch.Tensor, path: Path, first_step: int = 0) -> np.ndarray:
+    """Brings features to the host and refuses NaN and infinity."""
+    found = features.cpu().contiguous().numpy()
+    finite = np.isfinite(found).all(axis=(1, 2, 3))
+    if not finite.all():
+        raise NonFiniteError(
+            f"NaN or infinity in feature step {first_step + int(np.argmin(finite))}", file=path, item=path.stem,
+            mend="check the CNN's weights and the device",
+        )  # fmt: skip
+    return found
 
 
 def _extract(
@@ -158,17 +188,49 @@ def _extract(
     rotate: bool,
     carry: _Carry,
 ) -> VideoFeatures:
-    used = frames_at_rate(times_s, settings.fps)
-    pictures = _ahead(_pictures(path, used, len(times_s), settings, rotate))
-    with closing(pictures):
-        features, last = _run_cnn(pictures, carry, settings, cnn, device)
-    finite = np.isfinite(features).all(axis=(1, 2, 3))
-    if not finite.all():
-        raise NonFiniteError(
-            f"NaN or infinity in feature step {int(np.argmin(finite))}", file=path, item=path.stem,
-            mend="check the CNN's weights and the device",
+    parts = list(_frames_and_steps(path, times_s, settings, cnn, device, rotate, carry))
+    used = len(frames_at_rate(times_s, settings.fps))
+    if not parts:
+        return VideoFeatures(np.zeros((0, FEATURE_CHANNELS, 0, 0), np.float32), np.zeros(0), used)
+    features = _checked(torch.cat([part for part, _ in parts]), path)
+    return VideoFeatures(features, np.concatenate([times for _, times in parts]), used)
+
+
+def _require_step(used: int, path: Path) -> None:
+    if used < FRAMES_PER_STEP:
+        raise VideoError(
+            f"{used} frames used, at least {FRAMES_PER_STEP} needed for one feature step",
+            file=path, mend="leave the video out of the dataset",
         )  # fmt: skip
-    return VideoFeatures(features, np.asarray(times_s, np.float64)[used[last]], len(used))
+
+
+def iter_features(
+    path: str | Path,
+    times_s: np.ndarray,
+    settings: ExtractorSettings,
+    cnn: Cnn,
+    device: str | torch.device = "cpu",
+    *,
+    rotate: bool | None = None,
+) -> Iterator[tuple[np.ndarray, float]]:
+    """Yields the features of one video step by step, as it is decoded: what `extract_video` returns at the end.
+
+    Args:
+        path, times_s, settings, cnn, device, rotate: As of `extract_video`.
+
+    Yields:
+        float32 [1280, 7, 5] and the time of the step.
+
+    Raises:
+        VideoError, NonFiniteError: As `extract_video`, before the step in question.
+    """
+    path = Path(path)
+    turn = is_rotated(path.stem, settings) if rotate is None else rotate
+    _require_step(len(frames_at_rate(times_s, settings.fps)), path)
+    done = 0
+    for features, times in _frames_and_steps(path, times_s, settings, cnn, device, turn, _Carry()):
+        yield from zip(_checked(features, path, done), times.tolist(), strict=True)
+        done += len(times)
 
 
 def extract_video(
@@ -198,10 +260,7 @@ def extract_video(
     turn = is_rotated(path.stem, settings) if rotate is None else rotate
     found = _extract(path, times_s, settings, cnn, device, turn, _Carry())
     if not len(found.features):
-        raise VideoError(
-            f"{found.used_frames} frames used, at least {FRAMES_PER_STEP} needed for one feature step",
-            file=path, mend="leave the video out of the dataset",
-        )  # fmt: skip
+        _require_step(found.used_frames, path)
     return found
 
 

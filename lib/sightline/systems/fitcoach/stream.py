@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from sightline.errors import InputError
+from sightline.systems.fitcoach.model.layers import KeyValueCache
 from sightline.systems.fitcoach.model.steps import cached_step
-from sightline.systems.fitcoach.model.stream_vlm import StreamVlm
+from sightline.systems.fitcoach.model.stream_vlm import Frames, StreamVlm
 
 NEAR_TIE_MARGIN = 1e-3
 """Two best logits closer than this may swap between batch shapes in float32."""
@@ -271,16 +272,28 @@ def _run(model: StreamVlm, rows: list[StreamRow]) -> None:
     longest = max(row.result.prompt_length + row.total for row in active)
     cache = model.new_cache(len(active), longest + active[0].settings.look_ahead)
     while active:
-        starts = [row.fed for row in active]
-        feeds = [([], []) if row.done else row.feed() for row in active]
-        counts = [len(ids) for ids, _ in feeds]
-        cache.reserve(max(start + count for start, count in zip(starts, counts, strict=True)))
-        step = cached_step(starts, counts, [frame for _, seen in feeds for frame in seen], model.device)
-        ids = torch.tensor([token for fed, _ in feeds for token in fed], dtype=torch.int64)
-        hidden = model.hidden_states(ids.to(model.device), step, frames, cache)
-        decide_all(model, active, counts, hidden)
+        advance(model, active, frames, cache)
         while active and active[-1].done:
             active.pop()
+
+
+def advance(model: StreamVlm, rows: list[StreamRow], frames: Frames, cache: KeyValueCache) -> None:
+    """Runs one pass over all rows that are not done and takes its decisions.
+
+    Args:
+        model: Loaded Stream-VLM.
+        rows: Episodes, in the order of the cache's rows.
+        frames: Their feature maps, as `project_frames` returns them, at least as many as are known.
+        cache: Holds what each row has fed so far.
+    """
+    starts = [row.fed for row in rows]
+    feeds = [([], []) if row.done else row.feed() for row in rows]
+    counts = [len(ids) for ids, _ in feeds]
+    cache.reserve(max(start + count for start, count in zip(starts, counts, strict=True)))
+    step = cached_step(starts, counts, [frame for _, seen in feeds for frame in seen], model.device)
+    ids = torch.tensor([token for fed, _ in feeds for token in fed], dtype=torch.int64)
+    hidden = model.hidden_states(ids.to(model.device), step, frames, cache)
+    _decide_all(model, rows, counts, hidden)
 
 
 def _padded_features(rows: list[StreamRow]) -> Tensor:
@@ -292,7 +305,7 @@ def _padded_features(rows: list[StreamRow]) -> Tensor:
     return torch.from_numpy(padded)
 
 
-def decide_all(model: StreamVlm, rows: list[StreamRow], counts: list[int], hidden: Tensor) -> None:
+def _decide_all(model: StreamVlm, rows: list[StreamRow], counts: list[int], hidden: Tensor) -> None:
     """Computes the logits of all open decisions at once, brings three numbers of each to the host."""
     waiting = [(row, end) for row, count, end in zip(rows, counts, np.cumsum(counts), strict=True) if count]
     places = np.concatenate([np.arange(end - row.ahead - 1, end) for row, end in waiting])
