@@ -12,6 +12,7 @@ import pytest
 import yaml
 from pydantic import Field
 from sightline.cli import main
+from sightline.config.judges import JudgeCard, PromptCard
 from sightline.config.manual import json_schema, parts, render_manual, schema_text, sections_of, tables
 from sightline.config.models import DataFile, MainConfig, PaperCard, Strict
 from sightline.errors import ConfigError
@@ -108,6 +109,8 @@ def kinds_of_files() -> list:
         **dict.fromkeys(CONFIG.glob("*.yaml"), MainConfig),
         **dict.fromkeys(CONFIG.glob("datasets/*.yaml"), DataFile),
         **dict.fromkeys(CONFIG.glob("paper/*.yaml"), PaperCard),
+        **dict.fromkeys(CONFIG.glob("judges/*.yaml"), JudgeCard),
+        **dict.fromkeys(CONFIG.glob("prompts/*.yaml"), PromptCard),
         **{path: cards[path.stem] for path in CONFIG.glob("systems/*.yaml")},
     }
     return [pytest.param(path, model, id=str(path.relative_to(CONFIG))) for path, model in sorted(classes.items())]

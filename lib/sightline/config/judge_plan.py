@@ -8,7 +8,7 @@ from sightline.config.judges import JudgeCard
 from sightline.config.load import Workflow
 from sightline.errors import ConfigError
 
-_NOT_ANSWERS = {"title", "mem_mb", "weights"}
+_NOT_ANSWERS = {"title", "mem_mb", "weights", "as_published"}
 METRIC = "llm_acc"
 
 
@@ -52,7 +52,12 @@ class Judging:
     def summary(self, run: Any) -> dict[str, Any]:
         """Returns what the summary must know of the judges of a run; the first gives the room's own metric."""
         judges = [
-            {"judge": name, "title": self.flow.judges[name].title, "metric": f"{METRIC}_{name}" if place else METRIC}
+            {
+                "judge": name,
+                "title": self.flow.judges[name].title,
+                "metric": f"{METRIC}_{name}" if place else METRIC,
+                "as_published": self.flow.judges[name].as_published,
+            }
             for place, name in enumerate(self.of_run(run))
         ]
         return {"judges": judges} if judges else {}

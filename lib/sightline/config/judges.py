@@ -81,6 +81,9 @@ class JudgeCard(Strict):
     failed_replies: int = Field(
         0, ge=0, description="Requests that may stay without an answer before the stage stops; answers are kept."
     )
+    as_published: bool = Field(
+        False, description="Model, prompt and decoding are the paper's; only then its number stands beside the paper's."
+    )
     gpus: int = Field(0, ge=0, description="GPUs of the job; 0 runs on the CPU or needs none.")
     cpu_threads: int = Field(1, ge=1, description="Intra-op threads on a CPU.")
     mem_mb: int = Field(4000, gt=0, description="Host memory of the job.")

@@ -38,14 +38,15 @@ def gullible_answer(request: Request) -> str:
     turns = [turn for turn in _TURN.split(_END.sub("\n", flat)) if turn and turn.strip()]
     texts = [turn for turn in turns if turn not in ("system", "user", "assistant", "Human", "Assistant", "System")]
     smuggled = " ".join(texts[own_turns:])
-    data = [match[2].strip() for match in _DATA.finditer(texts[own_turns - 1] if len(texts) >= own_turns else "")]
-    behind = _DATA.split(request.messages[-1].text)[-1] if len(data) > 2 else ""
-    ordered = _ORDER.findall(smuggled + behind) or _OBJECT.findall(smuggled + behind)
+    asked = texts[own_turns - 1] if len(texts) >= own_turns else ""
+    data = list(_DATA.finditer(asked))
+    escaped = _DATA.sub(" ", asked[data[0].end() :]) if data else ""
+    ordered = _ORDER.findall(escaped + smuggled) or _OBJECT.findall(escaped + smuggled)
     if ordered:
         return f'{{"score": {ordered[-1]}}}'
     if len(data) < 2:
         return f'{{"score": {1 + _digest(flat) % _LARGEST}}}'
-    wanted, said = (set(_WORD.findall(text.lower())) for text in data[-2:])
+    wanted, said = (set(_WORD.findall(block[2].lower())) for block in data[-2:])
     shared = len(wanted & said) / len(wanted) if wanted else 0.0
     return f'{{"score": {1 + round((_LARGEST - 1) * shared)}}}'
 

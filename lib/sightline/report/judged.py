@@ -29,12 +29,14 @@ class JudgedRun:
         specs: Two metrics per judge: over the pairs it scored, and over all pairs.
         extras: Metric -> what stands in its entry beside value and interval.
         over_all: Metric over scored pairs -> its twin over all pairs.
+        own_judges: Metrics of judges that are not the paper's.
     """
 
     rows: dict[str, list[Score]] = field(default_factory=dict)
     specs: list[MetricSpec] = field(default_factory=list)
     extras: dict[str, dict[str, Any]] = field(default_factory=dict)
     over_all: dict[str, str] = field(default_factory=dict)
+    own_judges: set[str] = field(default_factory=set)
 
     def all_specs(self, own: Sequence[MetricSpec]) -> list[MetricSpec]:
         """Returns the system's metrics, those a judge gives replaced by the judge's."""
@@ -44,8 +46,12 @@ class JudgedRun:
     def complete(self, metrics: dict[str, dict[str, Any]]) -> None:
         """Adds to the entries of judged metrics what the notes say, and the mean over all pairs."""
         for name, twin in self.over_all.items():
-            if "absent" not in metrics[name]:
-                metrics[name] |= self.extras[name] | {"value_over_all": metrics[twin]["value"]}
+            entry = metrics[name]
+            if "absent" in entry:
+                continue
+            entry |= self.extras[name] | {"value_over_all": metrics[twin]["value"]}
+            if name in self.own_judges and entry["paper"] is not None:
+                entry |= {"paper": None, "paper_note": "another judge or prompt than the paper's"}
 
 
 def read_judged(
@@ -80,6 +86,8 @@ def _add(found: JudgedRun, judge: Mapping[str, Any], specs: Sequence[MetricSpec]
     found.specs.append(replace(basis, name=name, inputs=(name,), implementation=scored))
     found.specs.append(replace(basis, name=twin, inputs=(twin,), implementation=every))
     found.over_all[name] = twin
+    if not judge["as_published"]:
+        found.own_judges.add(name)
     found.extras[name] = {
         **{key: known[key] for key in _NOTED},
         "judge": {"name": judge["judge"], "title": judge["title"], **{key: known[key] for key in _JUDGE}},
