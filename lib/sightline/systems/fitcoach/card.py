@@ -127,6 +127,9 @@ class FitcoachTraining(TrainingCard):
     vision_weight: float = Field(
         1.0, ge=0, description="Weight of `<vision>` targets, of which there are far more than of words."
     )
+    cache_mb: int = Field(
+        0, ge=0, description="Memory that keeps what frozen layers make of feature maps; needs keys and values frozen."
+    )
 
 
 class BertScore(Strict):

@@ -6,17 +6,19 @@ import fnmatch
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from sightline.errors import ConfigError, InputError, NonFiniteError
 from sightline.llm.tokens import TextTokenizer
 from sightline.records.types import Sample
 from sightline.systems.fitcoach.model.loader import SPECIAL_TOKENS
-from sightline.systems.fitcoach.model.stream_vlm import StreamVlm
+from sightline.systems.fitcoach.model.stream_vlm import Frames, StreamVlm
 from sightline.systems.fitcoach.predict import ReadFeatures
 from sightline.systems.fitcoach.records import Episode
 from sightline.systems.fitcoach.sequences import ZERO_STEP, SequenceSettings, TrainingSequence, training_units
@@ -40,12 +42,15 @@ class TrainSettings:
         trainable: Patterns of parameter names (`*` matches anything): `*.lora_*` for LoRA, `*.xattn_layer.*`
             for the cross-attention, `*` for everything.
         vision_weight: Weight of `<vision>` targets, of which there are far more than of words.
+        cache_mb: Memory for what frozen layers make of the feature maps, so that it is computed once and not in
+            every epoch. Above 0, keys and values of all cross-attention layers must be frozen.
     """
 
     loop: LoopSettings = field(default_factory=LoopSettings)
     sequences: SequenceSettings = field(default_factory=SequenceSettings)
     trainable: tuple[str, ...] = ("*.lora_*",)
     vision_weight: float = 1.0
+    cache_mb: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,15 @@ class Batch:
         ids: int64 [S, N].
         vision_mask: int64 [S, N].
         weights: Weight of each token as a target, float32 [S, N].
-        features: Feature maps [S, T, C, H, W] in the order of a sequence's masked tokens.
+        features: Feature maps [S, T, C, H, W] in the order of a sequence's masked tokens; or keys and values of
+            each cross-attention layer, [S, T, places, attn_dim].
         owner: Unit of each sequence, int64 [S].
     """
 
     ids: Tensor
     vision_mask: Tensor
     weights: Tensor
-    features: Tensor
+    features: Tensor | Frames
     owner: Tensor
 
 
@@ -105,9 +111,12 @@ def train(
     values = sum(parameter.numel() for parameter in model.parameters())
     log.info("training %d of %d parameters on %d units", trained, values, len(units))
 
-    def collate(positions: list[int]) -> dict[str, Tensor]:
+    maps = ProjectedMaps(model, read_features, settings.cache_mb) if settings.cache_mb else None
+
+    def collate(positions: list[int]) -> dict[str, Any]:
         chosen = [units[position] for position in positions]
-        return vars(collate_units(chosen, read_features, actions, settings.vision_weight, model.config.vision_dim))
+        batch = collate_units(chosen, maps or read_features, actions, settings.vision_weight, model.config.vision_dim)
+        return vars(batch)
 
     work = Work(
         names=[unit[0].name for unit in units],
@@ -189,9 +198,55 @@ def select_trainable(model: nn.Module, patterns: Sequence[str]) -> int:
     return total
 
 
+class ProjectedMaps:
+    """What frozen layers make of a sequence's feature maps, kept in memory up to a limit.
+
+    Always computed for one sequence alone, so that the bits are the same kept or computed again.
+
+    Raises:
+        ConfigError: One of those layers is to be trained.
+    """
+
+    def __init__(self, model: StreamVlm, read_features: ReadFeatures, megabytes: int) -> None:
+        moving = [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and (".feat_attn_keys_fc." in name or ".vision_projector." in name)
+        ]
+        if moving:
+            raise ConfigError([f"training: cache_mb needs frozen keys and values, but {moving[0]} is trainable"])
+        self.model, self.read_features = model, read_features
+        self.room = megabytes << 20
+        self._kept: dict[str, Frames] = {}
+
+    @torch.no_grad()
+    def of(self, sequence: TrainingSequence) -> Frames:
+        """Returns layer -> keys and values, each [T, places, attn_dim]."""
+        if sequence.name in self._kept:
+            return self._kept[sequence.name]
+        maps = torch.from_numpy(_feature_maps(sequence, self.read_features, self.model.config.vision_dim))
+        made = {layer: (keys[0], values[0]) for layer, (keys, values) in self.model.project_frames(maps[None]).items()}
+        size = sum(one.numel() * one.element_size() for pair in made.values() for one in pair)
+        if size <= self.room:
+            self.room -= size
+            self._kept[sequence.name] = made
+        return made
+
+    def batch(self, sequences: Sequence[TrainingSequence]) -> Frames:
+        """Returns layer -> keys and values of several sequences, padded, [S, T, places, attn_dim]."""
+        each = [self.of(sequence) for sequence in sequences]
+        return {
+            layer: (
+                pad_sequence([one[layer][0] for one in each], batch_first=True),
+                pad_sequence([one[layer][1] for one in each], batch_first=True),
+            )
+            for layer in each[0]
+        }
+
+
 def collate_units(
     units: Sequence[Unit],
-    read_features: ReadFeatures,
+    source: ReadFeatures | ProjectedMaps,
     actions: ActionTokens,
     vision_weight: float = 1.0,
     channels: int | None = None,
@@ -203,32 +258,37 @@ def collate_units(
         NonFiniteError: A feature is NaN or infinite.
     """
     sequences = [sequence for unit in units for sequence in unit]
-    width = max(len(sequence.ids) for sequence in sequences)
-    shape = (len(sequences), width)
+    shape = (len(sequences), max(len(sequence.ids) for sequence in sequences))
     ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     weights = np.zeros(shape, np.float32)
     for row, sequence in enumerate(sequences):
         length = len(sequence.ids)
         ids[row, :length], mask[row, :length] = sequence.ids, sequence.vision_mask
         weights[row, :length] = sequence.loss_mask * np.where(sequence.ids == actions.vision, vision_weight, 1.0)
-    maps = [_feature_maps(sequence, read_features, channels) for sequence in sequences]
-    features = np.zeros((len(maps), max(map(len, maps)), *maps[0].shape[1:]), np.float32)
-    for row, one in enumerate(maps):
-        if one.shape[1:] != features.shape[2:]:
-            raise InputError(
-                f"feature maps of {list(one.shape[1:])} and {list(features.shape[2:])} in one batch",
-                item=sequences[row].name,
-                mend="extract all features with one extractor",
-            )
-        features[row, : len(one)] = one
-    owner = [number for number, unit in enumerate(units) for _ in unit]
+    features: Tensor | Frames
+    if isinstance(source, ProjectedMaps):
+        features = source.batch(sequences)
+    else:
+        features = _padded_maps(sequences, source, channels)
     return Batch(
         ids=torch.from_numpy(ids),
         vision_mask=torch.from_numpy(mask),
         weights=torch.from_numpy(weights),
-        features=torch.from_numpy(features),
-        owner=torch.tensor(owner),
+        features=features,
+        owner=torch.tensor([number for number, unit in enumerate(units) for _ in unit]),
     )
+
+
+def _padded_maps(sequences: Sequence[TrainingSequence], read_features: ReadFeatures, channels: int | None) -> Tensor:
+    maps = [_feature_maps(sequence, read_features, channels) for sequence in sequences]
+    for sequence, one in zip(sequences, maps, strict=True):
+        if one.shape[1:] != maps[0].shape[1:]:
+            raise InputError(
+                f"feature maps of {list(one.shape[1:])} and {list(maps[0].shape[1:])} in one batch",
+                item=sequence.name,
+                mend="extract all features with one extractor",
+            )
+    return pad_sequence([torch.from_numpy(one) for one in maps], batch_first=True)
 
 
 def _feature_maps(sequence: TrainingSequence, read_features: ReadFeatures, channels: int | None) -> np.ndarray:

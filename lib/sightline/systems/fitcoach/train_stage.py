@@ -182,6 +182,7 @@ def train_settings(settings: dict[str, Any]) -> TrainSettings:
         sequences=SequenceSettings(**{**_named(SequenceSettings, settings), "loop": loop}),
         trainable=tuple(settings["trainable"]),
         vision_weight=settings["vision_weight"],
+        cache_mb=settings["cache_mb"],
     )
 
 

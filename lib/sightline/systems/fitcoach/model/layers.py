@@ -221,7 +221,7 @@ class CrossAttention(nn.Module):
         picked = (step.vision_rows, step.vision_frames)
         keys, values = frames[0][picked], frames[1][picked]
         read, _ = self._attention(hidden[step.vision], keys, values, step.vision_gate)
-        return hidden.index_add(0, step.vision, read)
+        return hidden.index_add(0, step.vision, read.to(hidden.dtype))  # autocast may have narrowed it
 
 
 class DecoderLayer(nn.Module):

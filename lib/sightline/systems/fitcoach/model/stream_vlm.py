@@ -92,13 +92,16 @@ class StreamVlm(nn.Module):
         """Returns float32 logits [..., vocabulary] of normed hidden states."""
         return self.lm_head(hidden).float()
 
-    def forward(self, input_ids: Tensor, vision_mask: Tensor | None = None, features: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, vision_mask: Tensor | None = None, features: Tensor | Frames | None = None
+    ) -> Tensor:
         """Runs whole sequences at once, without a cache (training, teacher forcing).
 
         Args:
             input_ids: int64 [B, N], padded on the right.
             vision_mask: [B, N]; 0 text, 1 takes a frame but adds nothing, 2 attends. None for text alone.
-            features: [B, T, C, H, W] without the zero step; the j-th masked token takes frame j.
+            features: [B, T, C, H, W] without the zero step, or what `project_frames` made of them; the j-th
+                masked token takes frame j.
 
         Returns:
             Logits, float32 [B, N, vocabulary].
@@ -109,7 +112,8 @@ class StreamVlm(nn.Module):
         if vision_mask is None or features is None:
             vision_mask, frames, count = torch.zeros_like(input_ids), None, 1
         else:
-            frames, count = self.project_frames(features), features.shape[1]
+            frames = self.project_frames(features) if isinstance(features, Tensor) else features
+            count = features.shape[1] if isinstance(features, Tensor) else _frame_count(features)
         step = full_step(vision_mask.to(self.device), count)
         hidden = self.hidden_states(input_ids.to(self.device).reshape(-1), step, frames, None)
         return self.logits(hidden).view(*input_ids.shape, -1)
@@ -124,6 +128,10 @@ class StreamVlm(nn.Module):
     def has_lora(self) -> bool:
         """Says whether any LoRA branch is still separate."""
         return any(isinstance(m, LoraLinear) and m.lora_A is not None for m in self.modules())
+
+
+def _frame_count(frames: Frames) -> int:
+    return next((keys.shape[1] for keys, _ in frames.values()), 1)
 
 
 def flatten_maps(features: Tensor) -> Tensor:
