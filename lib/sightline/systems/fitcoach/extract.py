@@ -127,8 +127,8 @@ def _cnn_steps(
 ) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
     """Yields, call by call, features float32 [steps, 1280, h, w] and the place of each step's last frame.
 
-    Features stay on the device, so that a GPU is not waited for. Places count the used frames. Steps that end within the priming copies are discarded. `carry` is left as the
-    next video would find it.
+    Features stay on the device, so that a GPU is not waited for. Places count the used frames.
+    Steps that end within the priming copies are discarded. `carry` is left as the next video would find it.
     """
     before = len(carry.buffered) + settings.priming_copies
     discarded = before // FRAMES_PER_STEP
@@ -212,7 +212,7 @@ def iter_features(
     device: str | torch.device = "cpu",
     *,
     rotate: bool | None = None,
-) -> Iterator[tuple[np.ndarray, float]]:
+) -> Generator[tuple[np.ndarray, float], None, None]:
     """Yields the features of one video step by step, as it is decoded: what `extract_video` returns at the end.
 
     Args:

@@ -61,6 +61,11 @@ class LiveStream:
         return self._row.result.tokens
 
     @property
+    def seen(self) -> list[int]:
+        """Per token the newest frame when it was decided."""
+        return self._row.result.seen
+
+    @property
     def is_over(self) -> bool:
         """Says whether nothing more will be decided: the token limit was met, or a logit was not finite."""
         return bool(self._row.result.failure) or self._row.generated >= self._row.cap

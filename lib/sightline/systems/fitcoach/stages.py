@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,17 +22,17 @@ from sightline.records.types import Sample, Score, View
 from sightline.run.devices import choose_device, fix_threads
 from sightline.run.progress import progress_bar
 from sightline.run.shards import StopRequest, deal_out, draw_samples, make_plan, run_shard, shard_number
+from sightline.systems.fitcoach.loading import extractor_settings, load_predictor, weight_files
 from sightline.systems.fitcoach.media import folder_of
 from sightline.systems.fitcoach.score import ScoreSettings, matched_pairs, metric_specs, score
 
 if TYPE_CHECKING:
     from sightline.systems.fitcoach.model.cnn import StreamingEfficientNet
-    from sightline.systems.fitcoach.predict import Predictor, ReadFeatures
+    from sightline.systems.fitcoach.predict import ReadFeatures
     from sightline.video.frames import FrameIndexRow
 
 log = logging.getLogger(__name__)
 _SHOWN = 10
-_NOT_EXTRACTION = {"weights", "weights_kind", "released_features"}
 
 
 def make_demo(*, target: str, generator: dict[str, int], workers: int) -> dict[str, Any]:
@@ -108,9 +108,9 @@ def _fill_store(
     description: str,
 ) -> list[dict[str, Any]]:
     """Extracts or imports what the store does not hold; the CNN is loaded at the first video that needs it."""
-    from sightline.systems.fitcoach.features import ExtractorSettings, VideoToExtract, extract_shard, import_npy_folder
+    from sightline.systems.fitcoach.features import VideoToExtract, extract_shard, import_npy_folder
 
-    settings = ExtractorSettings(**{name: value for name, value in extractor.items() if name not in _NOT_EXTRACTION})
+    settings = extractor_settings(extractor)
     fix_threads(settings.cpu_threads)
 
     @cache
@@ -207,56 +207,12 @@ def make_samples(
     return {"samples": len(samples), "dropped": len(found.dropped), "shards": sampling["shards"]}
 
 
-def weight_files(weights: list[str], trained: list[str], settings: dict[str, Any]) -> dict[str, Path]:
-    """Returns a variant's weights by role; a checkpoint trained here takes the place of an asset's."""
-    records = {str(read_json(path)["asset"]): Path(path) for path in weights}
-    files = {role: locate(records[entry["asset"]], entry["file"]) for role, entry in settings["assets"].items()}
-    return {**files, "checkpoint": Path(trained[0])} if trained else files
-
-
 def _run_key(files: dict[str, Path], settings: dict[str, Any], stage_version: int) -> str:
     """Returns what decides a prediction besides its sample: weights, tokenizer, settings, stage version."""
     beside = sorted(path for path in files["checkpoint"].parent.iterdir() if path.is_file())
     config = [files["llama"], *sorted(files["llama"].parent.glob("*.safetensors"))]
     digests = {path.name: sha256_file(path) for path in [*beside, *config]}
     return content_key("fitcoach predict", digests, settings, stage_version)
-
-
-def load_predictor(
-    files: dict[str, Path], settings: dict[str, Any], device: str, read_features: ReadFeatures
-) -> Predictor:
-    """Loads Stream-VLM by its genuine keys; the log says which keys were used, missing or left over.
-
-    Args:
-        files: `llama` (config.json of the LLaMA folder) and `checkpoint`.
-        settings: The variant's settings.
-        device: `cpu` or `cuda`.
-        read_features: Feature key and rows to feature maps.
-    """
-    import torch
-
-    from sightline.systems.fitcoach.model.config import StreamVlmConfig
-    from sightline.systems.fitcoach.model.loader import load_stream_vlm
-    from sightline.systems.fitcoach.predict import Predictor
-    from sightline.systems.fitcoach.stream import StreamSettings
-
-    attention, lora = settings["cross_attention"], settings["lora"]
-    config = StreamVlmConfig.from_folder(
-        files["llama"].parent,
-        {
-            "adapter_insert_layers": attention["layers"],
-            "num_of_xattn_heads": attention["heads"],
-            "vision_dim": attention["vision_dim"],
-            "attn_dim": attention["attention_dim"],
-        },
-        {"r": lora["r"], "lora_alpha": lora["alpha"], "target_modules": lora["targets"]},
-    )
-    model, tokenizer, report = load_stream_vlm(
-        files["llama"].parent, files["checkpoint"], config, device, getattr(torch, settings["dtype"])
-    )
-    log.info("%s: %s", files["checkpoint"].name, report)
-    names = {entry.name for entry in fields(StreamSettings)} & settings.keys()
-    return Predictor(model, tokenizer, StreamSettings(**{name: settings[name] for name in names}), read_features)
 
 
 def _reader(index: FeatureIndex) -> ReadFeatures:
