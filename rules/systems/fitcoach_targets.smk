@@ -39,9 +39,8 @@ rule fitcoach_features:
 rule fitcoach_predictions:
     input:
         expand(
-            rules.merge_predictions.output.predictions,
+            "results/runs/fitcoach/{dataset}/{variant}/predictions.parquet",
             zip,
-            system="fitcoach",
             **fitcoach.selected,
         ),
     localrule: True
