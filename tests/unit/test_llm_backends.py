@@ -21,9 +21,9 @@ from sightline.llm.backend_openai import OpenAiBackend
 from sightline.llm.backend_replay import ReplayBackend, write_replies
 from sightline.llm.backend_transformers import TransformersBackend
 from sightline.llm.backends import fingerprint, open_backend, register_backend
-from sightline.llm.base import Image, Message, Request, Sampling
+from sightline.llm.base import Frames, Image, Message, Request, Sampling
 
-from tests.unit.tiny_chat import make_tiny_chat
+from tests.unit.tiny_chat import make_tiny_chat, make_tiny_seeing_chat
 
 SETTINGS: dict[str, Any] = {"backend": "transformers", "dtype": "float32", "batch_size": 4, "gpus": 0}
 
@@ -77,6 +77,28 @@ def test_pictures_are_refused_by_a_text_model(folder: Path) -> None:
     request = Request("a", (Message.of("user", Image(np.zeros((2, 2, 3), np.uint8))),))
     with pytest.raises(InputError, match="text only"):
         TransformersBackend(folder, fingerprint="f").generate([request])
+
+
+def test_a_seeing_model_answers_to_what_it_is_shown(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    noise, film = draw.integers(0, 256, (20, 24, 3), np.uint8), draw.integers(0, 256, (3, 20, 20, 3), np.uint8)
+    sampling = Sampling(max_new_tokens=6)
+
+    def shown(name: str, *parts: Any) -> Request:
+        return Request(name, (Message.of("user", "Keep your back", *parts, "straight"),), sampling)
+
+    asked = [
+        shown("a", Image(noise)), shown("b", Image(np.zeros_like(noise))), shown("c"), shown("d", Image(noise)),
+        shown("e", Frames(film, (0.0, 0.5, 1.0))),
+    ]  # fmt: skip
+    backend = TransformersBackend(make_tiny_seeing_chat(tmp_path / "seeing"), fingerprint="f")
+    assert backend.takes_images
+    replies = backend.generate(asked)
+    assert [reply.id for reply in replies] == list("abcde")
+    assert replies[0].text == replies[3].text != replies[1].text
+    tokens = {reply.id: reply.prompt_tokens for reply in replies}
+    assert tokens["a"] == tokens["b"] > tokens["c"]
+    assert tokens["e"] == tokens["a"] + 2 * 4  # two pictures more, 2 x 2 patches each
 
 
 def test_folders_that_are_no_chat_model_are_refused(tmp_path: Path) -> None:

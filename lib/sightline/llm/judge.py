@@ -116,9 +116,9 @@ def _published(text: str) -> Verdict:
         score = float(ast.literal_eval("{" + objects[0] + "}")["score"])
     except KeyError:
         return Verdict(None, "no `score` in the answer (the original stops here)")
-    except OverflowError:
-        return Verdict(None, "the score is too large for a number (the original stops here)")
-    except (SyntaxError, TypeError, ValueError, MemoryError, RecursionError):
+    except (OverflowError, MemoryError, RecursionError):
+        return Verdict(None, "the score is too large or too deep to be read (the original stops here)")
+    except (SyntaxError, TypeError, ValueError):
         return Verdict(None, "the dictionary in the answer cannot be read")
     if score != score or score in (float("inf"), float("-inf")):
         return Verdict(None, "the score is not finite")
