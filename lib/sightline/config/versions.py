@@ -12,7 +12,7 @@ STAGE: dict[str, int] = {
     "train": 1,
     "predict": 1,
     "merge": 1,
-    "score": 1,
+    "score": 2,
     "submit": 1,
     "judge": 1,
     "views": 1,

@@ -143,11 +143,20 @@ def f_of_ratios(columns: Sequence[Column], weights: np.ndarray) -> np.ndarray:
     return np.where(bottoms[0] + bottoms[1] > 0, score, np.nan)
 
 
+def f_gain(columns: Sequence[Column], weights: np.ndarray) -> np.ndarray:
+    """Returns the F of the first two columns minus the F of the last two, each as `f_of_ratios`, [R].
+
+    Both read the same weights, so that its interval is that of a paired difference.
+    """
+    return f_of_ratios(columns[:2], weights) - f_of_ratios(columns[2:], weights)
+
+
 AGGREGATES: dict[str, Callable[[Sequence[Column], np.ndarray], np.ndarray]] = {
     "mean": mean,
     "ratio_of_sums": ratio_of_sums,
     "class_mean": class_mean,
     "f_of_ratios": f_of_ratios,
+    "f_gain": f_gain,
 }
 
 

@@ -25,6 +25,7 @@ from sightline.metrics.aggregate import MetricSpec
 from sightline.metrics.temporal import TemporalMatch, match_feedbacks
 from sightline.records.types import Prediction, Sample, Score
 from sightline.systems.fitcoach.records import Coaching, Episode
+from sightline.systems.fitcoach.shuffled import Watched, shuffled_rows, shuffled_specs
 
 PRECISION, RECALL, F_SCORE = "temporal_precision", "temporal_recall", "temporal_f"
 LLM_ACCURACY = "llm_acc"
@@ -101,6 +102,7 @@ def metric_specs(settings: ScoreSettings | None = None) -> tuple[MetricSpec, ...
             LLM_ACCURACY, "judge's score from 1 to 5, mean over matched pairs it scored", "ratio_of_sums",
             out_of=RECALL,
         ),
+        *shuffled_specs((PRECISION, RECALL, F_SCORE), matching),
     )  # fmt: skip
 
 
@@ -164,7 +166,10 @@ def score(
     for entry in scored:
         rows += _temporal_rows(entry)
         rows += [_text_row(entry, name, values) for name, values in text_scores.items()]
-    return rows, absent
+    watched = [Watched(one.sample.id, one.group, one.episode, one.coaching, one.reason) for one in scored]
+    rows += shuffled_rows(watched, (PRECISION, RECALL), settings.tolerance_s / 2, _rouge_l)
+    place = {sample.id: number for number, sample in enumerate(samples)}
+    return sorted(rows, key=lambda row: place[row.id]), absent
 
 
 def matched_pairs(
@@ -242,12 +247,6 @@ def _text_metrics(settings: ScoreSettings) -> dict[str, PairScorer]:
         scorer = text.Meteor(tokenizer, text.open_wordnet(settings.wordnet_folder))
         return [scorer.score(*pair) for pair in pairs]
 
-    def rouge_l(pairs: Sequence[Pair]) -> list[float]:
-        from sightline.metrics import text
-
-        scorer = text.RougeL()
-        return [scorer.score(*pair) for pair in pairs]
-
     def bertscore(pairs: Sequence[Pair]) -> list[float]:
         if settings.bertscore_folder is None:
             raise MetricUnavailable(
@@ -265,7 +264,14 @@ def _text_metrics(settings: ScoreSettings) -> dict[str, PairScorer]:
             device=settings.device,
         )
 
-    return {settings.meteor: meteor, ROUGE_L: rouge_l, settings.bertscore: bertscore}
+    return {settings.meteor: meteor, ROUGE_L: _rouge_l, settings.bertscore: bertscore}
+
+
+def _rouge_l(pairs: Sequence[Pair]) -> list[float]:
+    from sightline.metrics import text
+
+    scorer = text.RougeL()
+    return [scorer.score(*pair) for pair in pairs]
 
 
 def _row(entry: _Scored, metric: str, value: float, denominator: float, nothing: str) -> Score:
