@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from sightline.llm.backend_mock import MockBackend
 from sightline.llm.backend_openai import OpenAiBackend
 from sightline.llm.backend_replay import ReplayBackend, write_replies
 from sightline.llm.backend_transformers import TransformersBackend
-from sightline.llm.backends import fingerprint, open_backend, register_backend
+from sightline.llm.backends import RememberedDigests, fingerprint, open_backend, register_backend
 from sightline.llm.base import Frames, Image, Message, Request, Sampling
 
 from tests.unit.tiny_chat import make_tiny_chat, make_tiny_seeing_chat
@@ -121,6 +122,21 @@ def test_the_fingerprint_knows_weights_tokenizer_and_precision(folder: Path, tmp
     server = {"backend": "openai", "model": "m", "revision": "1", "url": "http://a/v1"}
     assert fingerprint(server) == fingerprint({**server, "url": "http://b/v1"})
     assert fingerprint(server) != fingerprint({**server, "revision": "2"})
+
+
+def test_large_files_are_read_once(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    memory, weights = tmp_path / "digests.json", tmp_path / "copy" / "model.safetensors"
+    first = fingerprint(SETTINGS, copy, RememberedDigests(memory))
+    assert first == fingerprint(SETTINGS, copy)
+    state = weights.stat()
+    weights.write_bytes(bytes(state.st_size))
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert fingerprint(SETTINGS, copy, RememberedDigests(memory)) == first  # not read again
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    assert fingerprint(SETTINGS, copy, RememberedDigests(memory)) == fingerprint(SETTINGS, copy) != first
+    memory.write_text("{torn")
+    assert fingerprint(SETTINGS, copy, RememberedDigests(memory)) == fingerprint(SETTINGS, copy)
 
 
 def test_the_mock_answers_the_same_for_ever() -> None:

@@ -5,14 +5,16 @@ A room with a model of its own registers an opener, and requests reach it like a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sightline.errors import CheckpointError, ConfigError, InputError
 from sightline.llm.base import Backend
-from sightline.records.files import content_key, sha256_file
+from sightline.records.files import content_key, read_json, sha256_file, write_json
 
+log = logging.getLogger(__name__)
 Opener = Callable[[Mapping[str, Any], Path | None, str, str], Backend]
 """(settings, model folder, device, fingerprint) to an open backend."""
 
@@ -103,7 +105,9 @@ def register_backend(name: str, opener: Opener, decides: tuple[str, ...] = ()) -
     _OPENERS[name], _DECIDES[name] = opener, decides
 
 
-def fingerprint(settings: Mapping[str, Any], folder: Path | None = None) -> str:
+def fingerprint(
+    settings: Mapping[str, Any], folder: Path | None = None, digest: Callable[[Path], str] = sha256_file
+) -> str:
     """Returns what decides a backend's answers besides the request; reads files but loads no model.
 
     Where a server stands does not count, so it may move; `revision` says that it answers differently now.
@@ -111,6 +115,7 @@ def fingerprint(settings: Mapping[str, Any], folder: Path | None = None) -> str:
     Args:
         settings: `backend` and its settings.
         folder: Model folder, if it has one; every file of weights, tokenizer and settings counts by its digest.
+        digest: Gives the digest of a file; see `RememberedDigests` for large ones.
 
     Raises:
         CheckpointError: The folder holds none.
@@ -126,8 +131,33 @@ def fingerprint(settings: Mapping[str, Any], folder: Path | None = None) -> str:
         files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)})
         if not files:
             raise CheckpointError("no model files here", file=folder, mend="give a folder in the Hugging Face layout")
-        chosen["files"] = {path.name: sha256_file(path) for path in files}
+        chosen["files"] = {path.name: digest(path) for path in files}
     return content_key("backend", name, chosen)
+
+
+class RememberedDigests:
+    """SHA-256 of files, remembered by path, size and time of change, so that 100 GB are read once.
+
+    Args:
+        memory: JSON file to remember in; a damaged one is written anew.
+    """
+
+    def __init__(self, memory: Path) -> None:
+        self._memory = memory
+        try:
+            self._known: dict[str, str] = read_json(memory) if memory.exists() else {}
+        except InputError as error:
+            log.warning("%s; the files are read again", error)
+            self._known = {}
+
+    def __call__(self, path: Path) -> str:
+        """Returns the digest of a file as it is now."""
+        state = path.stat()
+        key = f"{path.resolve()} {state.st_size} {state.st_mtime_ns}"
+        if key not in self._known:
+            self._known[key] = sha256_file(path)
+            write_json(self._memory, self._known)
+        return self._known[key]
 
 
 def open_backend(settings: Mapping[str, Any], folder: Path | None, device: str, print_of_it: str) -> Backend:

@@ -150,6 +150,8 @@ def counts(pairs: Sequence[PairScore], repeats: int) -> dict[str, Any]:
         "pairs_scored": sum(pair.score is not None for pair in pairs),
         "pairs_unscored": sum(pair.score is None and not pair.failed for pair in pairs),
         "pairs_failed": sum(pair.failed for pair in pairs),
+        "cut_off": sum(reply.finish == "length" for pair in pairs for reply in pair.replies),
+        "near_ties": sum(reply.near_ties for pair in pairs for reply in pair.replies),
         "repeats": repeats,
         "repeat_means": means,
         "repeat_spread": statistics.stdev(known) if len(known) > 1 else None,

@@ -15,7 +15,8 @@ from sightline.records.rows import read_scores
 from sightline.records.types import Score
 
 _NOTED = (
-    "pairs", "pairs_scored", "pairs_unscored", "pairs_failed", "repeats", "repeat_means", "repeat_spread", "reasons",
+    "pairs", "pairs_scored", "pairs_unscored", "pairs_failed", "near_ties", "repeats", "repeat_means", "repeat_spread",
+    "reasons",
 )  # fmt: skip
 _JUDGE = ("backend", "model", "prompt", "prompt_version", "prompt_sha256", "parse", "temperature", "fingerprint")
 

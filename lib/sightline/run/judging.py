@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sightline.assets.acquire import locate
-from sightline.llm.backends import fingerprint, open_backend
+from sightline.llm.backends import RememberedDigests, fingerprint, open_backend
 from sightline.llm.base import Backend, Sampling
 from sightline.llm.judge import JudgeSettings, ask, judge_key
 from sightline.llm.judged import JudgedSample, counts, read_scores_of, score_rows
@@ -43,6 +43,13 @@ def _settings(card: Mapping[str, Any]) -> JudgeSettings:
     return JudgeSettings(sampling, card["repeats"], card["batch_size"], card["failed_replies"])
 
 
+def _open(card: Mapping[str, Any], folder: Path | None, gpus: int, print_of_it: str) -> Backend:
+    device = choose_device(gpus, demo_weights=False) if card["backend"] in _MODELS_HERE else "cpu"
+    if card["backend"] == "transformers":
+        fix_threads(card["cpu_threads"])
+    return open_backend(card, folder, device, print_of_it)
+
+
 def judge_run(
     *,
     judged_samples: JudgedSamples,
@@ -61,29 +68,16 @@ def judge_run(
 ) -> dict[str, Any]:
     """Asks a judge about every pair of a run that it was not asked about before, and writes the scores.
 
-    `judged_samples` is the room's door (samples, predictions and metric settings to pairs); `judge` holds `settings`
-    (`JudgeCard`), `weights` and `prompt` (`PromptCard`); `assets` are the records of what holds weights and prompt;
-    `work` is the folder of durable answers and `writer` the name of this job's file in it. Written are `Score` rows
-    (Parquet), every pair with what the judge wrote (JSON lines), and what became of the pairs and who judged (JSON).
-
-    Raises:
-        BackendError: The judge does not answer; answers that came are kept.
+    `judged_samples` is the room's door; `judge` holds `settings` (`JudgeCard`), `weights` and `prompt` (`PromptCard`);
+    `work` is the folder of durable answers, `writer` this job's file in it. Raises BackendError when the judge does not
+    answer; answers that came are kept.
     """
     card = judge["settings"]
     prompt = build_prompt(card["prompt"], judge["prompt"], _file(assets, judge["prompt"]["source"]))
     folder = _model_folder(assets, judge["weights"])
-    print_of_it = fingerprint(card, folder)
+    print_of_it = fingerprint(card, folder, RememberedDigests(Path(work) / "digests.json"))
     settings = _settings(card)
     todo = judged_samples(read_samples(samples), read_predictions(predictions), scoring)
-
-    def open_judge() -> Backend:
-        device = choose_device(gpus, demo_weights=False) if card["backend"] in _MODELS_HERE else "cpu"
-        if card["backend"] == "transformers":
-            fix_threads(card["cpu_threads"])
-        return open_backend(card, folder, device, print_of_it)
-
-    def progress(batches: Sequence[int]) -> Iterable[int]:
-        return progress_bar(batches, description=f"judge ({card['backend']})", unit="batch")
 
     with StopRequest() as stop:
         judgements, computed = ask(
@@ -93,8 +87,8 @@ def judge_run(
             key=judge_key(print_of_it, prompt, settings.sampling, stage_version),
             work=work,
             writer=writer,
-            open_judge=open_judge,
-            progress=progress,
+            open_judge=lambda: _open(card, folder, gpus, print_of_it),
+            progress=lambda batches: progress_bar(batches, description=f"judge ({card['backend']})", unit="batch"),
             check_stop=stop.raise_if_set,
         )
     pairs = read_scores_of(todo, judgements, prompt, judge["prompt"]["parse"], settings.repeats)
