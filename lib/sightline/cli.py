@@ -23,6 +23,27 @@ def _show(arguments: argparse.Namespace) -> None:
     print(as_text(arguments.metrics))
 
 
+def _coach(arguments: argparse.Namespace) -> None:
+    from sightline.config.load import read_config
+    from sightline.registry import load_plan, room
+
+    folder = arguments.config
+    plan = load_plan(read_config([folder / "config.yaml", *arguments.configfile]), folder)
+    for line in room("fitcoach", "coach").coach_video(
+        plan.room("fitcoach"),
+        arguments.video,
+        exercise=arguments.exercise,
+        variant=arguments.weights_variant,
+        results=arguments.results,
+        loop=arguments.loop,
+        device=arguments.device,
+        json_target=arguments.json,
+        vtt_target=arguments.vtt,
+        mp4_target=arguments.mp4,
+    ):
+        print(line, flush=True)
+
+
 def _manual(arguments: argparse.Namespace) -> None:
     from sightline.config.manual import write_manual
     from sightline.registry import card_models
@@ -44,7 +65,25 @@ def _parser() -> argparse.ArgumentParser:
     manual = verbs.add_parser("manual", help="write the tables of config/README.md and config/schema.json")
     manual.add_argument("--folder", type=Path, default=Path("config"), help="configuration folder (default: config)")
     manual.set_defaults(run=_manual)
+    _add_coach(verbs.add_parser("coach", help="coach one video, now: feedbacks are printed as they are said"))
     return parser
+
+
+def _add_coach(coach: argparse.ArgumentParser) -> None:
+    coach.add_argument("video", type=Path, help="video file; `<name>_timestamps.npy` beside it is used, as in QEVD")
+    coach.add_argument("--exercise", required=True, help="what the user does in it, e.g. squats")
+    coach.add_argument("--weights-variant", default="demo", help="variant of config/systems/fitcoach.yaml (demo)")
+    coach.add_argument("--loop", choices=("published", "realtime"), help="streaming loop (default: the variant's)")
+    coach.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
+    )
+    coach.add_argument("--json", type=Path, metavar="OUT", help="write everything as JSON")
+    coach.add_argument("--vtt", type=Path, metavar="OUT", help="write WebVTT subtitles")
+    coach.add_argument("--mp4", type=Path, metavar="OUT", help="write the video with the feedbacks drawn in, no sound")
+    coach.add_argument("--config", type=Path, default=Path("config"), help="configuration folder (config)")
+    coach.add_argument("--configfile", type=Path, action="append", default=[], help="laid over config.yaml; repeatable")
+    coach.add_argument("--results", type=Path, default=Path("results"), help="the workflow's results (results)")
+    coach.set_defaults(run=_coach)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,3 +94,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SightlineError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

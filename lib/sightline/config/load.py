@@ -6,7 +6,7 @@ Sources, later wins: the cards in config/, config.yaml, --configfile, --config.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -60,6 +60,21 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         both_maps = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = merge(merged[key], value) if both_maps else value
+    return merged
+
+
+def read_config(files: Sequence[Path]) -> dict[str, Any]:
+    """Returns config.yaml and what is laid over it, merged as Snakemake merges them; later files win.
+
+    Raises:
+        ConfigError: A file cannot be read or is no map.
+    """
+    problems: list[str] = []
+    merged: dict[str, Any] = {}
+    for path in files:
+        merged = merge(merged, _read_yaml(Path(path), problems))
+    if problems:
+        raise ConfigError(problems)
     return merged
 
 

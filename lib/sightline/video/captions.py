@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 _LINE_HEIGHT = 1.35
-_SMALLEST, _PART_OF_HEIGHT = 9, 18
+_SMALLEST, _PART_OF_HEIGHT = 9, 15
 _SHADE = 0.45
 
 
@@ -49,7 +49,7 @@ def timed_captions(
 
 def shown_at(captions: Sequence[Caption], seconds: float) -> str:
     """Returns the texts on display at a moment, one per line."""
-    return "\n".join(one.text for one in captions if one.start_s <= seconds < one.end_s)
+    return "\n".join(plain_line(one.text) for one in captions if one.start_s <= seconds < one.end_s)
 
 
 def to_webvtt(captions: Sequence[Caption]) -> str:
@@ -69,8 +69,13 @@ def _clock(seconds: float) -> str:
     )
 
 
+def plain_line(text: str) -> str:
+    """Returns a text on one line, control characters as spaces: a model may say anything."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
 def _escaped(text: str) -> str:
-    plain = " ".join(text.replace("\0", "\ufffd").split()) or "\u2026"
+    plain = plain_line(text) or "\u2026"
     return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

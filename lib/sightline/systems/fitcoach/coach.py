@@ -21,8 +21,8 @@ from sightline.systems.fitcoach.loading import extractor_settings, load_language
 from sightline.systems.fitcoach.model.cnn import load_cnn
 from sightline.systems.fitcoach.pictures import ExtractorSettings
 from sightline.systems.fitcoach.prompts import single_exercise_prompt
-from sightline.systems.fitcoach.session import Coach, Session
-from sightline.video.captions import CaptionPainter, shown_at, to_webvtt
+from sightline.systems.fitcoach.session import Coach, Session, open_video
+from sightline.video.captions import CaptionPainter, plain_line, shown_at, to_webvtt
 from sightline.video.decode import iter_frames
 from sightline.video.render import write_mp4
 
@@ -52,15 +52,9 @@ def load_coach(
         CheckpointError: Weights do not fit.
         DeviceError: `cuda` was asked for and is not usable.
     """
-    card = plan.plan.card(plan.system)
-    if variant not in card.variants or card.variants[variant].extractor is None:
-        raise InputError(
-            f"the card has no variant {variant} that watches videos", field="weights-variant",
-            mend=f"use one of {', '.join(card.variants)}",
-        )  # fmt: skip
-    wildcards: Any = SimpleNamespace(variant=variant)
+    wildcards = _wildcards(plan, variant)
     settings, extractor = plan.settings(wildcards), plan.extractor_settings(wildcards)
-    extractor_asset = card.extractors[plan.extractor(wildcards)].weights.asset
+    extractor_asset = plan.plan.card(plan.system).extractors[plan.extractor(wildcards)].weights.asset
     is_demo = settings["weights_kind"] == "demo"
     records = [
         str(_needed(Path(results, "assets", asset, "asset.json"), is_demo))
@@ -76,6 +70,16 @@ def load_coach(
     if loop is not None:
         stream = replace(stream, loop=loop)
     return Coach(model, tokenizer, stream, cnn, extractor_settings(extractor), chosen)
+
+
+def _wildcards(plan: RoomPlan, variant: str) -> Any:
+    variants = plan.plan.card(plan.system).variants
+    if variant not in variants or variants[variant].extractor is None:
+        raise InputError(
+            f"the card has no variant {variant} that watches videos", field="weights-variant",
+            mend=f"use one of {', '.join(variants)}",
+        )  # fmt: skip
+    return SimpleNamespace(variant=variant)
 
 
 def _needed(path: Path, is_demo: bool) -> Path:
@@ -164,15 +168,16 @@ def coach_video(
     for target in targets:
         if target.exists() and Path(video).exists() and target.samefile(video):
             raise InputError("this is the video itself", file=target, mend="write to another file")
+    extractor = extractor_settings(plan.extractor_settings(_wildcards(plan, variant)))
+    opened = open_video(video, extractor)
+    session = Session(opened, single_exercise_prompt(exercise))
     coach = load_coach(plan, variant, results=results, loop=loop, device=device)
-    session = Session(coach.open(video), single_exercise_prompt(exercise))
-    opened = session.video
     yield (
         f"{exercise} in {opened.path.name}: {opened.seconds:.1f} s, {opened.steps} feature steps; "
         f"{variant} on {coach.device}, loop {coach.stream.loop}"
     )
     for said in coach.watch(session):
-        yield f"[{_clock(said.video_s)}] {said.text.strip()}"
+        yield f"[{_clock(said.video_s)}] {plain_line(said.text)}"
     yield from _summary(session, coach)
     if json_target is not None:
         write_json(json_target, session_json(session, coach))

@@ -53,6 +53,33 @@ class CoachedVideo:
         return float(self.times_s[-1] - self.times_s[0])
 
 
+def open_video(path: str | Path, extractor: ExtractorSettings) -> CoachedVideo:
+    """Reads a video through.
+
+    Raises:
+        VideoError: It is broken, cannot be decoded as it is, or is too short for one feature step.
+        InputError: Its file of timestamps is damaged.
+    """
+    path = Path(path)
+    info, times = scan_video(path, allow_high_bit_depth=extractor.allow_high_bit_depth)
+    stamps = path.with_name(f"{path.stem}_timestamps.npy")
+    if stamps.is_file():
+        times = qevd_seconds(read_timestamps(stamps))
+        if len(times) != info.frames:
+            raise VideoError(
+                f"{info.frames} frames decoded, but {len(times)} timestamps in {stamps.name}",
+                file=path, mend="fetch both again; they must belong together, or move the timestamps away",
+            )  # fmt: skip
+    used = len(frames_at_rate(times, extractor.fps))
+    if used < FRAMES_PER_STEP:
+        raise VideoError(
+            f"{used} of its {info.frames} frames are used, at least {FRAMES_PER_STEP} are needed",
+            file=path, mend="give a longer video",
+        )  # fmt: skip
+    turned = stamps.is_file() and is_rotated(path.stem, extractor)
+    return CoachedVideo(path, times, turned, used // FRAMES_PER_STEP)
+
+
 @dataclass(frozen=True)
 class Said:
     """One feedback.
@@ -121,32 +148,6 @@ class Coach:
     cnn: Cnn
     extractor: ExtractorSettings
     device: str
-
-    def open(self, path: str | Path) -> CoachedVideo:
-        """Reads a video through.
-
-        Raises:
-            VideoError: It is broken, cannot be decoded as it is, or is too short for one feature step.
-            InputError: Its file of timestamps is damaged.
-        """
-        path = Path(path)
-        info, times = scan_video(path, allow_high_bit_depth=self.extractor.allow_high_bit_depth)
-        stamps = path.with_name(f"{path.stem}_timestamps.npy")
-        if stamps.is_file():
-            times = qevd_seconds(read_timestamps(stamps))
-            if len(times) != info.frames:
-                raise VideoError(
-                    f"{info.frames} frames decoded, but {len(times)} timestamps in {stamps.name}",
-                    file=path, mend="fetch both again; they must belong together, or move the timestamps away",
-                )  # fmt: skip
-        used = len(frames_at_rate(times, self.extractor.fps))
-        if used < FRAMES_PER_STEP:
-            raise VideoError(
-                f"{used} of its {info.frames} frames are used, at least {FRAMES_PER_STEP} are needed",
-                file=path, mend="give a longer video",
-            )  # fmt: skip
-        turned = stamps.is_file() and is_rotated(path.stem, self.extractor)
-        return CoachedVideo(path, times, turned, used // FRAMES_PER_STEP)
 
     def watch(self, session: Session, bias: Bias | None = None) -> Iterator[Said]:
         """Watches a session's video and yields each feedback as soon as it is complete.
