@@ -165,7 +165,7 @@ def load_trainable(
         getattr(torch, settings["dtype"]),
         merge_lora=False,
     )
-    log.info("%s: %s", files["checkpoint"].name, report)
+    log.info("%s: %s", files["checkpoint"], "; ".join([f"{len(report.used)} tensors read", *report.notes]))
     return model, tokenizer
 
 
