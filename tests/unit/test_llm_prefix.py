@@ -91,9 +91,22 @@ def test_draws_depend_on_the_seed_alone(model: LlamaForCausalLM) -> None:
     assert PrefixDecoder(model, STOP, batch_size=5).decode(asked, other) != together
 
 
-def test_a_tiny_top_p_is_greedy(model: LlamaForCausalLM) -> None:
+def test_draws_follow_the_probabilities_they_should(model: LlamaForCausalLM) -> None:
+    prompt = prompts(2)[1]
+    table = model(torch.tensor([prompt])).logits[0, -1].detach().div(2.0)
+    wanted = table.topk(5).values.softmax(-1)
+    drawn = [Sampling(max_new_tokens=1, temperature=2.0, top_k=5, seed=n) for n in range(400)]
+    found = PrefixDecoder(model, (), batch_size=400).decode([prompt] * 400, drawn)
+    tokens = [one.tokens[0] for one in found]
+    shares = [tokens.count(int(token)) / 400 for token in table.topk(5).indices]
+    assert set(tokens) <= set(table.topk(5).indices.tolist())
+    assert max(abs(share - float(value)) for share, value in zip(shares, wanted, strict=True)) < 0.1
+
+
+@pytest.mark.parametrize("narrow", [{"top_p": 1e-6}, {"top_k": 1}])
+def test_the_narrowest_draw_is_greedy(model: LlamaForCausalLM, narrow: dict) -> None:
     asked = prompts(3)
-    drawn = [Sampling(max_new_tokens=6, temperature=1.0, top_p=1e-6, seed=n) for n in range(3)]
+    drawn = [Sampling(max_new_tokens=6, temperature=1.0, seed=n, **narrow) for n in range(3)]
     found = PrefixDecoder(model, STOP).decode(asked, drawn)
     assert [one.tokens for one in found] == [reference(model, prompt, 6) for prompt in asked]
 

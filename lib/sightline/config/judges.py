@@ -72,6 +72,7 @@ class JudgeCard(Strict):
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="Precision of a model folder.")
     max_new_tokens: int = Field(64, ge=1, description="Longest answer in tokens.")
     temperature: float = Field(0.0, ge=0, description="0 is greedy.")
+    top_k: int = Field(0, ge=0, description="Only so many likeliest tokens are drawn from; 0 is all.")
     top_p: float = Field(1.0, gt=0, le=1, description="Smallest set of tokens with this probability is drawn from.")
     seed: int = Field(0, ge=0, description="Seed of the draws.")
     repeats: int = Field(1, ge=1, description="Answers per pair; needs a temperature. Mean and spread are reported.")

@@ -121,6 +121,8 @@ class OpenAiBackend:
     def _payload(self, request: Request) -> dict[str, Any]:
         sampling = request.sampling
         drawn = {"top_p": sampling.top_p, "seed": sampling.seed} if sampling.temperature > 0 else {}
+        if sampling.temperature > 0 and sampling.top_k:  # not of the interface itself, but vLLM and others know it
+            drawn["top_k"] = sampling.top_k
         return {
             "model": self._model,
             "messages": openai_turns(request.messages),

@@ -151,7 +151,9 @@ class TransformersBackend:
             add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
         ).to(self._model.device, dtype=self._model.dtype)  # fmt: skip
         sampling = request.sampling
-        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+        drawn = {
+            "do_sample": True, "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p,
+        }  # fmt: skip
         with torch.random.fork_rng():
             torch.manual_seed(sampling.seed)
             output = self._model.generate(

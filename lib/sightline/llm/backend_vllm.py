@@ -58,6 +58,7 @@ class VllmBackend:
         return self._vllm.SamplingParams(
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
+            top_k=sampling.top_k or -1,
             top_p=sampling.top_p,
             seed=sampling.seed if sampling.temperature > 0 else None,
             **more,

@@ -72,12 +72,14 @@ class Sampling:
     Attributes:
         max_new_tokens: Longest answer.
         temperature: 0 is greedy.
+        top_k: Only so many likeliest tokens are drawn from; 0 is all.
         top_p: Smallest set of tokens with this probability; read only when drawing.
         seed: Seed of the draw; a request's draws do not depend on what else is in its batch.
     """
 
     max_new_tokens: int = 64
     temperature: float = 0.0
+    top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
 
@@ -105,7 +107,8 @@ class Request:
         """Returns a content key of everything but the id; pixels count by their digest."""
         turns = [[message.role, [_part_key(part) for part in message.parts]] for message in self.messages]
         sampling = self.sampling
-        return content_key(turns, sampling.max_new_tokens, sampling.temperature, sampling.top_p, sampling.seed)
+        drawn = [sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed]
+        return content_key(turns, sampling.max_new_tokens, drawn if sampling.temperature > 0 else [])
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _published(text: str) -> Verdict:
 
 def judge_key(fingerprint: str, prompt: Prompt, sampling: Sampling, stage_version: int) -> str:
     """Returns what decides a judge's answer besides the pair: model, prompt, decoding, stage version."""
-    drawn = [sampling.temperature, sampling.top_p, sampling.seed] if sampling.temperature > 0 else []
+    drawn = [sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed] if sampling.temperature > 0 else []
     return content_key("judge", fingerprint, prompt.sha256, sampling.max_new_tokens, drawn, stage_version)
 
 

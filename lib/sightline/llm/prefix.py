@@ -103,7 +103,8 @@ class _Row:
         return int(logits.argmax())
 
     def _draw(self, logits: Tensor) -> int:
-        ordered, order = (logits / self.sampling.temperature).softmax(-1).sort(descending=True, stable=True)
+        logits, order = (logits / self.sampling.temperature).sort(descending=True, stable=True)
+        ordered = logits[: self.sampling.top_k or None].softmax(-1)
         before = ordered.cumsum(-1) - ordered
         kept = ordered.masked_fill(before >= self.sampling.top_p, 0.0)  # the likeliest always stays
         return int(order[torch.multinomial(kept, 1, generator=self.generator)])

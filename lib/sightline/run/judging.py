@@ -39,7 +39,7 @@ def _model_folder(assets: Sequence[str], weights: Mapping[str, str] | None) -> P
 
 
 def _settings(card: Mapping[str, Any]) -> JudgeSettings:
-    sampling = Sampling(card["max_new_tokens"], card["temperature"], card["top_p"], card["seed"])
+    sampling = Sampling(card["max_new_tokens"], card["temperature"], card["top_k"], card["top_p"], card["seed"])
     return JudgeSettings(sampling, card["repeats"], card["batch_size"], card["failed_replies"])
 
 
