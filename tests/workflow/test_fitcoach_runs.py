@@ -130,8 +130,9 @@ case "$1 $2" in
     "config --get") echo '{{"get": {{"channel_priority": "strict"}}}}' ;;
     "env create"|"create --quiet")
         while [ "$1" != "--prefix" ]; do shift; done
-        mkdir -p "$2/bin"
-        ln -s {environment}/lib "$2/lib"
+        mkdir -p "$2/bin" "$2/lib/{python}/site-packages"
+        ln -s {environment}/lib/{python}/site-packages/* "$2/lib/{python}/site-packages/"
+        rm -f "$2/lib/{python}/site-packages/sightline.pth"
         ln -s {environment}/bin/python "$2/bin/python"
         cp {environment}/pyvenv.cfg "$2/" ;;
 esac
@@ -143,7 +144,8 @@ def test_toggling_use_conda_calls_no_model(again: Checkout, tmp_path: Path) -> N
     tools = tmp_path / "tools" / "bin"
     tools.mkdir(parents=True)
     conda = tools / "conda"
-    conda.write_text(CONDA.format(prefix=tools.parent, environment=sys.prefix))
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    conda.write_text(CONDA.format(prefix=tools.parent, environment=sys.prefix, python=python))
     conda.chmod(conda.stat().st_mode | stat.S_IEXEC)
     (tools / "activate").write_text('export PATH="$1/bin:$PATH"\n')
     again.forget_timings()
