@@ -12,6 +12,7 @@ from sightline.records.files import read_json
 
 if TYPE_CHECKING:
     from sightline.llm.tokens import TextTokenizer
+    from sightline.systems.fitcoach.model.config import StreamVlmConfig
     from sightline.systems.fitcoach.model.stream_vlm import StreamVlm
     from sightline.systems.fitcoach.pictures import ExtractorSettings
     from sightline.systems.fitcoach.predict import Predictor, ReadFeatures
@@ -35,6 +36,28 @@ def weight_files(weights: list[str], trained: list[str], settings: dict[str, Any
     return {**files, "checkpoint": Path(trained[0])} if trained else files
 
 
+def model_config(files: dict[str, Path], settings: dict[str, Any], lora_dropout: float = 0.0) -> StreamVlmConfig:
+    """Returns the sizes of a variant's model, from its LLaMA folder and its card."""
+    from sightline.systems.fitcoach.model.config import StreamVlmConfig
+
+    attention, lora = settings["cross_attention"], settings["lora"]
+    return StreamVlmConfig.from_folder(
+        files["llama"].parent,
+        {
+            "adapter_insert_layers": attention["layers"],
+            "num_of_xattn_heads": attention["heads"],
+            "vision_dim": attention["vision_dim"],
+            "attn_dim": attention["attention_dim"],
+        },
+        {
+            "r": lora["r"],
+            "lora_alpha": lora["alpha"],
+            "lora_dropout": lora_dropout,
+            "target_modules": lora["targets"],
+        },
+    )
+
+
 def load_language_model(
     files: dict[str, Path], settings: dict[str, Any], device: str
 ) -> tuple[StreamVlm, TextTokenizer, StreamSettings]:
@@ -47,23 +70,15 @@ def load_language_model(
     """
     import torch
 
-    from sightline.systems.fitcoach.model.config import StreamVlmConfig
     from sightline.systems.fitcoach.model.loader import load_stream_vlm
     from sightline.systems.fitcoach.stream import StreamSettings
 
-    attention, lora = settings["cross_attention"], settings["lora"]
-    config = StreamVlmConfig.from_folder(
-        files["llama"].parent,
-        {
-            "adapter_insert_layers": attention["layers"],
-            "num_of_xattn_heads": attention["heads"],
-            "vision_dim": attention["vision_dim"],
-            "attn_dim": attention["attention_dim"],
-        },
-        {"r": lora["r"], "lora_alpha": lora["alpha"], "target_modules": lora["targets"]},
-    )
     model, tokenizer, report = load_stream_vlm(
-        files["llama"].parent, files["checkpoint"], config, device, getattr(torch, settings["dtype"])
+        files["llama"].parent,
+        files["checkpoint"],
+        model_config(files, settings),
+        device,
+        getattr(torch, settings["dtype"]),
     )
     log.info("%s: %s", files["checkpoint"].name, report)
     names = {entry.name for entry in fields(StreamSettings)} & settings.keys()

@@ -18,12 +18,11 @@ from sightline.records.types import Sample
 from sightline.run.devices import choose_device, fix_threads
 from sightline.run.shards import sample_key
 from sightline.systems.fitcoach.datasets import dataset_samples
+from sightline.systems.fitcoach.loading import model_config, weight_files
 from sightline.systems.fitcoach.media import folder_of
-from sightline.systems.fitcoach.model.config import StreamVlmConfig
 from sightline.systems.fitcoach.model.loader import genuine_state_dict, load_stream_vlm
 from sightline.systems.fitcoach.model.stream_vlm import StreamVlm
 from sightline.systems.fitcoach.sequences import SequenceSettings
-from sightline.systems.fitcoach.stages import weight_files
 from sightline.systems.fitcoach.train import TrainSettings, train
 from sightline.training.launch import run_processes
 from sightline.training.loop import Durable, LoopSettings
@@ -141,26 +140,10 @@ def load_trainable(
     that, inserting adapters and merging them, the released order (LoRA first, then the larger vocabulary)
     and the check of every merge do not leave to it.
     """
-    attention, lora = settings["cross_attention"], settings["lora"]
-    config = StreamVlmConfig.from_folder(
-        files["llama"].parent,
-        {
-            "adapter_insert_layers": attention["layers"],
-            "num_of_xattn_heads": attention["heads"],
-            "vision_dim": attention["vision_dim"],
-            "attn_dim": attention["attention_dim"],
-        },
-        {
-            "r": lora["r"],
-            "lora_alpha": lora["alpha"],
-            "target_modules": lora["targets"],
-            "lora_dropout": lora_dropout,
-        },
-    )
     model, tokenizer, report = load_stream_vlm(
         files["llama"].parent,
         files["checkpoint"],
-        config,
+        model_config(files, settings, lora_dropout),
         device,
         getattr(torch, settings["dtype"]),
         merge_lora=False,
