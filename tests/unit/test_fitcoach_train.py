@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from sightline.errors import CheckpointError, ConfigError, InputError, NonFinite
 from sightline.llm.tiny_tokenizer import train_tiny_tokenizer
 from sightline.records.files import write_json
 from sightline.records.types import Sample
+from sightline.systems.fitcoach import train_stage
 from sightline.systems.fitcoach.model.config import StreamVlmConfig
 from sightline.systems.fitcoach.model.loader import SPECIAL_TOKENS, genuine_state_dict
 from sightline.systems.fitcoach.model.stream_vlm import StreamVlm, random_stream_vlm
 from sightline.systems.fitcoach.predict import Predictor
 from sightline.systems.fitcoach.records import Coaching, Episode, Segment
+from sightline.systems.fitcoach.samples import Dropped, SampleSet
 from sightline.systems.fitcoach.sequences import SequenceSettings, TrainingSequence, training_units
 from sightline.systems.fitcoach.stream import ActionTokens, StreamRequest, StreamRow, StreamSettings
 from sightline.systems.fitcoach.train import (
@@ -352,6 +355,15 @@ def test_an_empty_split_is_said():
     nothing = sample_of(replace(episode_of(), stop_row=0))
     with pytest.raises(InputError, match="none of the 1 training samples"):
         make_units([nothing], times_of, Letters(), ACTIONS, SequenceSettings())
+
+
+def test_a_split_of_which_everything_is_left_out_says_why(monkeypatch):
+    left_out = SampleSet([], [Dropped("0001", "", "no exercise: fewer than two transitions")])
+    monkeypatch.setattr(train_stage, "dataset_samples", lambda *_: left_out)
+    monkeypatch.setattr(train_stage, "folder_of", lambda *_: None)
+    empty = SimpleNamespace(keys=list)
+    with pytest.raises(InputError, match=r"QEVD-FIT-COACH has no samples; left out: no exercise"):
+        train_stage.training_samples("asset.json", empty, {"folder": "QEVD-FIT-COACH", "layout": "qevd"}, {})
 
 
 def test_tokens_and_positions_the_model_lacks_are_refused():

@@ -82,10 +82,15 @@ def test_two_processes_are_one_with_twice_the_accumulation(tmp_path):
     one, two = folder(tmp_path, "one"), folder(tmp_path, "two")
     cases = [
         {"folder": one, "loop": {**loop, "accumulation": 4}, **common},
+        {"folder": two, "loop": loop, "processes": 2, "stop_all_at": 1, **common},
+        {"folder": two, "loop": loop, "processes": 2, "fail_at": 3, **common},
         {"folder": two, "loop": loop, "processes": 2, **common},
     ]
     done = run_script(cases)
-    assert json.loads(done.stdout.splitlines()[-1]) == [0, 0], done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, 75, 1, 0], done.stderr
+    assert "process 1 of 2 failed" in done.stderr
+    assert "item7: the loss is broken" in done.stderr
+    assert 2 <= result(two)["resumed_at"] < 4
     assert result(two)["processes"] == 2
     rows = list(zip(result(one)["curve"], result(two)["curve"], strict=True))
     assert [row["items"] for row, _ in rows] == [8, 3, 8, 3]

@@ -3,7 +3,8 @@
 python trained_in_a_process.py CASES: forks one child per case of a JSON list, one after another, and prints their
 exit statuses as JSON. A case has a `folder`, which gets final.pt and result.json, `loop` settings, and maybe
 `kill_at` (step in which the child kills itself), `term_at` (step in which it gets SIGTERM), `items`, `dropout`.
-A case with `processes` starts so many of its own.
+A case with `processes` starts so many of its own, and may have `stop_all_at` (step in which they are told to stop
+through the process that started them) and `fail_at` (step in which one of them fails).
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import os
 import random
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 
 import numpy as np
 import torch
-from sightline.errors import SightlineError
+from sightline.errors import NonFiniteError, SightlineError
 from sightline.records.files import write_json
 from sightline.training.launch import run_processes
 from sightline.training.loop import Durable, LoopSettings, Work, train_loop
@@ -56,6 +58,12 @@ def main(folder: Path, case: dict) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if step == case.get("term_at"):
             os.kill(os.getpid(), signal.SIGTERM)
+
+        if step == case.get("stop_all_at") and os.environ["RANK"] == "1":
+            os.kill(os.getppid(), signal.SIGUSR1)
+            time.sleep(0.5)
+        if step == case.get("fail_at") and os.environ["RANK"] == "1":
+            raise NonFiniteError("the loss is broken", item="item7")
 
     result = train_loop(
         model,

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import logging
+import os
+import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from sightline.errors import ResumableStop, SightlineError
-
-log = logging.getLogger(__name__)
 
 
 def run_processes(count: int, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Calls `function(**arguments)` in this process, or in `count` processes that find each other.
 
     Each of several processes has its own interpreter, so that function and arguments must be picklable and
-    the function importable. A signal to this process reaches all of them.
+    the function importable. SIGTERM and SIGUSR1 to this process reach all of them, as SIGTERM.
 
     Args:
         count: Number of processes, one per GPU on a machine with GPUs.
@@ -46,6 +45,7 @@ def run_processes(count: int, function: Callable[..., Any], arguments: Mapping[s
         monitor_interval=0.2,
         start_method="spawn",
     )
+    previous = signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
         return elastic_launch(config, _call)(function, dict(arguments))[0]
     except SignalException as error:
@@ -54,10 +54,14 @@ def run_processes(count: int, function: Callable[..., Any], arguments: Mapping[s
         ) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        message = failure.message if isinstance(failure.message, str) else failure.message.get("message", "")
         raise SightlineError(
-            f"process {rank} of {count} failed: {failure.message}", mend="the lines above say why; then run it again"
+            f"process {rank} of {count} failed: {message}", mend="the lines above say why; then run it again"
         ) from None
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
 
 
+@record
 def _call(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     return function(**arguments)
