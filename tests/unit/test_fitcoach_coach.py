@@ -295,6 +295,10 @@ def test_wrong_requests_are_refused(clip, tmp_path, capsys):
     assert "llama2_7b/asset.json` with your --configfile" in refused("--weights-variant", "stream_vlm")
     assert "use one of demo" in refused("--weights-variant", "dmeo")
     assert "the video itself" in refused("--mp4", str(clip))
+    assert "cannot be written" in refused("--json", str(tmp_path))
+    assert "cannot be written" in refused("--vtt", str(clip / "said.vtt"))
+    assert "two outputs" in refused("--vtt", str(tmp_path / "o"), "--json", str(tmp_path / "o"))
+    assert "no name" in refused("--exercise", " ")
     over = tmp_path / "over.yaml"
     over.write_text("limits: {samples: none}\n")
     assert "limits.samples" in refused("--configfile", str(over))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from fractions import Fraction
@@ -163,11 +164,15 @@ def coach_video(
         video: The file.
         exercise: What the user does in it; goes into the prompt of `single_exercise`.
         json_target, vtt_target, mp4_target: Files to write: everything, subtitles, the video with captions.
+
+    Raises:
+        InputError: A target cannot be written or is the video, or the exercise has no name; before anything runs.
+        SightlineError: As `open_video`, `load_coach` and `Coach.watch`.
     """
     targets = [Path(one) for one in (json_target, vtt_target, mp4_target) if one is not None]
-    for target in targets:
-        if target.exists() and Path(video).exists() and target.samefile(video):
-            raise InputError("this is the video itself", file=target, mend="write to another file")
+    _check_targets(targets, Path(video))
+    if not exercise.strip():
+        raise InputError("the exercise has no name", field="exercise", mend="say what the user does, e.g. squats")
     extractor = extractor_settings(plan.extractor_settings(_wildcards(plan, variant)))
     opened = open_video(video, extractor)
     session = Session(opened, single_exercise_prompt(exercise))
@@ -186,6 +191,22 @@ def coach_video(
     if mp4_target is not None:
         write_captioned(session, mp4_target, coach.extractor)
     yield from (f"written: {target}" for target in targets)
+
+
+def _check_targets(targets: list[Path], video: Path) -> None:
+    for place, target in enumerate(targets):
+        if target in targets[:place]:
+            raise InputError("two outputs have one name", file=target, mend="give each its own file")
+        if target.exists() and video.exists() and target.samefile(video):
+            raise InputError("this is the video itself", file=target, mend="write to another file")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"cannot be written ({error.strerror})", file=target, mend="choose another place"
+            ) from None
+        if target.is_dir() or not os.access(target.parent, os.W_OK):
+            raise InputError("cannot be written", file=target, mend="choose another file")
 
 
 def _summary(session: Session, coach: Coach) -> Iterator[str]:

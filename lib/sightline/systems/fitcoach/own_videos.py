@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,7 @@ def own_video_samples(
             exercises where the mode takes one.
     """
     sources = list_videos(folder)
-    strange = sorted(set(shown.get("exercises") or {}) - {source.video_id for source in sources})
-    if strange:
-        raise InputError(
-            "the card names a video that is not there", file=folder, item=strange[0], field="exercises",
-            mend="use the file name without ending",
-        )  # fmt: skip
+    _require_known(folder, sources, shown.get("exercises") or {})
     samples, dropped = [], []
     for source in sources:
         if source.video_id not in features:
@@ -70,6 +65,15 @@ def own_video_samples(
         suffix = {SINGLE: "e0", FULL: "full"}.get(mode, "w")
         samples.append(sample_of(episode, f"{source.video_id}-{suffix}", seconds_per_step))
     return SampleSet(samples, dropped)
+
+
+def _require_known(folder: Path, sources: Sequence[VideoSource], named: Mapping[str, Any]) -> None:
+    strange = sorted(set(named) - {source.video_id for source in sources})
+    if strange:
+        raise InputError(
+            "the card names a video that is not there", file=folder, item=strange[0], field="exercises",
+            mend="use the file name without ending",
+        )  # fmt: skip
 
 
 def _exercises(source: VideoSource, shown: Mapping[str, Any]) -> list[str]:

@@ -334,11 +334,11 @@ def build_samples(
         key, times = features[workout.video_id]
         try:
             episodes = episodes_of(workout, mode, times, window_s=window_s, quirks=quirks, feature_key=key)
+            why_none = "no exercise: fewer than two transitions"
         except UncoveredError as error:
-            dropped.append(Dropped(workout.video_id, "", f"skipped: {error.problem}"))
-            continue
+            episodes, why_none = [], f"skipped: {error.problem}"
         if not episodes:
-            dropped.append(Dropped(workout.video_id, "", "no exercise: fewer than two transitions"))
+            dropped.append(Dropped(workout.video_id, "", why_none))
         for k, episode in enumerate(episodes):
             item = ", ".join(episode.exercises)
             if mode == SINGLE and not episode.responses and quirks.drop_silent_episodes:
