@@ -3,6 +3,7 @@ rule report:
     input:
         metrics=expand(rules.summarise.output.metrics, system=plan.systems),
         views=plan.view_files(),
+        trainings=plan.training_records(),
     output:
         comparison=report(
             "results/report/comparison.html",

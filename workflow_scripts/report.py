@@ -15,4 +15,5 @@ with stage(snakemake) as job:
         samples=Path(snakemake.output.timelines),
         timing=Path(snakemake.output.timing),
         timings=Path(snakemake.output.timings),
+        trainings=[Path(path) for path in snakemake.input.get("trainings") or []],
     )

@@ -56,6 +56,9 @@ def test_a_trained_variant_reads_its_checkpoint_and_needs_what_trains_it():
     assert trainings.base_checkpoint(first) == []
     assert trainings.weights_assets(first) == ["llama2_7b", "streamvlm_weights"]
     assert (trainings.gpus(second), trainings.gpus(first)) == (4, 0)
+    assert plan.training_records() == [
+        f"results/checkpoints/fitcoach/{name}/training.json" for name in ("second", "first")
+    ]
     needs = needed_assets(plan)
     assert "training first" in needs["qevd_train"]
     assert needs["streamvlm_weights"] == ["checkpoint of training first"]

@@ -283,6 +283,11 @@ class Plan:
         """All selected runs as parallel lists, to be expanded with zip."""
         return {name: [getattr(run, name) for run in self.runs] for name in ("system", "dataset", "variant")}
 
+    def training_records(self) -> list[str]:
+        """Returns the records of every training behind a selected run."""
+        found = [self.room(run.system).training.records(run.variant) for run in self.runs]
+        return list(dict.fromkeys(record for records in found for record in records))
+
     def view_files(self) -> list[str]:
         """Returns the pictures of every selected run."""
         return [f"results/runs/{run.system}/{run.dataset}/{run.variant}/views.parquet" for run in self.runs]

@@ -93,6 +93,12 @@ class Trainings:
         variant = self.flow.systems[self.system].variants[wildcards.variant]
         return [self.checkpoint(variant.trained_by)] if variant.trained_by else []
 
+    def records(self, variant: str) -> list[str]:
+        """Returns the records of the trainings a variant's weights come from, the last one first."""
+        card = self.flow.systems[self.system]
+        folder = f"results/checkpoints/{self.system}"
+        return [f"{folder}/{name}/training.json" for name in chain_of(card.training, card.variants, variant)]
+
     def needs(self, variant: str) -> list[tuple[str, str]]:
         """Returns (asset, what for) of all that must be there to train a variant's weights."""
         card = self.flow.systems[self.system]

@@ -25,6 +25,8 @@ from sightline.records.types import View
 from sightline.report import comparison as compare
 from sightline.report import timings as times
 from sightline.report.figures import WIDTH, ListRow, TimelineFigure, as_list, draw_timeline, shown
+from sightline.report.learning import HEIGHT, LearningCurve, read_curves
+from sightline.report.learning import WIDTH as CURVE_WIDTH
 from sightline.report.views import TimelineView
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -111,11 +113,16 @@ def _render(template: str, scripts: Sequence[str] = (), **content: Any) -> str:
     )
 
 
-def write_comparison(summaries: Sequence[tuple[str, Mapping[str, Any]]], target: Path) -> None:
-    """Writes the table of our numbers and the published ones; equal summaries, equal bytes."""
+def write_comparison(
+    summaries: Sequence[tuple[str, Mapping[str, Any]]], target: Path, curves: Sequence[LearningCurve] = ()
+) -> None:
+    """Writes the table of our numbers and the published ones, and how models learned; equal inputs, equal bytes."""
     found = compare.tables(summaries)
     any_demo = any(run.demo for table in found for run in table.runs)
-    write_text(target, _render("comparison.html.j2", tables=found, any_demo=any_demo))
+    page = _render(
+        "comparison.html.j2", tables=found, any_demo=any_demo, curves=curves, width=CURVE_WIDTH, height=HEIGHT
+    )
+    write_text(target, page)
 
 
 def write_samples(summaries: Sequence[tuple[str, Mapping[str, Any]]], views: Sequence[Path], target: Path) -> None:
@@ -214,6 +221,7 @@ def write_pages(
     samples: Path,
     timing: Path,
     timings: Path,
+    trainings: Sequence[Path] = (),
 ) -> dict[str, int]:
     """Writes all pages and the timings table.
 
@@ -225,6 +233,7 @@ def write_pages(
         samples: Page to write: every sample.
         timing: Page to write: where the time went.
         timings: Parquet file to write: one row per job.
+        trainings: `training.json` files of the models that were trained here.
 
     Returns:
         Counts for the timings table: systems, runs, jobs.
@@ -234,7 +243,7 @@ def write_pages(
         StoreError: A views file is missing or damaged.
     """
     summaries = compare.read_summaries([Path(path) for path in metrics])
-    write_comparison(summaries, Path(comparison))
+    write_comparison(summaries, Path(comparison), read_curves([Path(path) for path in trainings]))
     write_samples(summaries, [Path(path) for path in views], Path(samples))
     rows, unreadable = times.read_timings(Path(timings_folder))
     times.write_table(Path(timings), rows)
