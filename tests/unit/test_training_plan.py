@@ -86,6 +86,7 @@ def test_a_variant_that_is_not_trained_keeps_its_settings():
         ({}, {"first": {**TRAINING["first"], "base": "stream_vm"}}, "first.base: stream_vm is unknown. Did you mean"),
         ({}, {"first": {**TRAINING["first"], "dataset": "qevd_trian"}}, "qevd_trian is unknown. Did you mean"),
         ({}, {"first": {**TRAINING["first"], "base": "between"}}, "starts from its own result"),
+        ({"tuned": {**TUNED, "trained_by": None}}, {}, "assets lacks checkpoint; only trained_by stands for"),
         ({}, {"first": {**TRAINING["first"], "learning_rat": 1}}, "Did you mean learning_rate?"),
     ],
 )

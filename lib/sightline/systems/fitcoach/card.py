@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sightline.config.models import AssetFile, ExtractorCard, Strict, SystemCard, VariantCard
 from sightline.config.training import TrainingCard
@@ -102,6 +102,14 @@ class FitcoachVariant(VariantCard):
     cross_attention: CrossAttention = Field(description="Cross-attention of the checkpoint.")
     lora: Lora = Field(default_factory=Lora, description="LoRA of the checkpoint.")
     quirks: Quirks = Field(default_factory=Quirks, description="Parsing switches.")
+
+    @model_validator(mode="after")
+    def _weights(self) -> FitcoachVariant:
+        needed = {"llama"} if self.trained_by else {"llama", "checkpoint"}
+        lacking = sorted(needed - self.assets.keys())
+        if lacking:
+            raise ValueError(f"assets lacks {' and '.join(lacking)}; only trained_by stands for a checkpoint")
+        return self
 
 
 class FitcoachTraining(TrainingCard):
