@@ -15,7 +15,8 @@ from typing import Any
 import h5py
 import lmdb
 import numpy as np
-from sightline.features.store import FeatureStore, open_store
+from sightline.features.opening import open_store
+from sightline.features.store import FeatureStore
 
 from benchmarks.timing import interleave
 

@@ -14,7 +14,8 @@ import pytest
 from sightline.errors import NonFiniteError, StoreError
 from sightline.features import items, lmdb_store
 from sightline.features.index import FeatureIndex, WorkStores, join_indexes, write_shard_index
-from sightline.features.store import DamagedError, open_store
+from sightline.features.opening import open_store
+from sightline.features.store import DamagedError
 
 BACKENDS = ["lmdb", "hdf5"]
 LIB = Path(items.__file__).parents[2]
@@ -196,7 +197,7 @@ def test_damaged_description_is_found(tmp_path, backend):
 WRITE_FOR_EVER = """
     import sys
     import numpy as np
-    from sightline.features.store import open_store
+    from sightline.features.opening import open_store
     path, backend = sys.argv[1:]
     with open_store(path, backend, "a") as store:
         number = len(store.keys())
@@ -235,7 +236,8 @@ def test_truncated_lmdb_is_found_before_it_kills_the_process(tmp_path):
         store.put("v1", arrays())
     code = """
         import sys
-        from sightline.features.store import open_store, DamagedError
+        from sightline.features.opening import open_store
+        from sightline.features.store import DamagedError
         for mode in ("r", "a"):
             try:
                 open_store(sys.argv[1], "lmdb", mode).verify("v1")
@@ -276,7 +278,7 @@ def test_second_writer_waits_and_never_fails_for_waiting(tmp_path, backend):
             """
             import sys
             import numpy as np
-            from sightline.features.store import open_store
+            from sightline.features.opening import open_store
             with open_store(sys.argv[1], sys.argv[2], "a") as store:
                 store.put("second", {"n": np.int64(len(store.keys()))})
             """,
@@ -361,7 +363,7 @@ def test_full_disk_stores_nothing_and_says_so(tmp_path, backend):
     code = """
         import resource, signal, sys
         import numpy as np
-        from sightline.features.store import open_store
+        from sightline.features.opening import open_store
         from sightline.errors import StoreError
         with open_store(sys.argv[1], sys.argv[2], "a") as store:
             store.put("small", {"x": np.ones(10)})

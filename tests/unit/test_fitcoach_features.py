@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from sightline.errors import CheckpointError, NonFiniteError, ResumableStop, VideoError
-from sightline.features.store import open_store
+from sightline.features.opening import open_store
 from sightline.records.files import sha256_file
 from sightline.systems.fitcoach import extract
 from sightline.systems.fitcoach.features import (

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sightline.errors import InputError
-from sightline.features.store import open_store
+from sightline.features.opening import open_store
 from sightline.systems.fitcoach.features import FEATURE_SHAPE, import_npy_folder
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sightline.features.store import open_store
+from sightline.features.opening import open_store
 
 from tests.workflow.conftest import NANO, RUN, Checkout
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from sightline.errors import StoreError
-from sightline.features.store import open_store
+from sightline.features.opening import open_store
 
 from tests.workflow.conftest import RUN, Checkout, kill_group, wait_for
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from sightline.errors import InputError, StoreError
 from sightline.features.items import DamagedError, describe
-from sightline.features.store import SUFFIXES, Backend, FeatureInfo, FeatureStore, open_store
+from sightline.features.opening import open_store
+from sightline.features.store import SUFFIXES, Backend, FeatureInfo, FeatureStore
 from sightline.records.files import read_json, write_json
 from sightline.records.lease import lease
 
