@@ -29,7 +29,6 @@ TOLERANCE = 1e-4
 FORK = QevdQuirks(
     unclosed_last_span="skip", length_mismatch="skip", full_workout_cut="published", window_dealing="published"
 )
-MODES = {"sliding_window": "full_workout_sliding_window"}
 SEQUENCES = load_json("fitcoach", "f_dataset", "training_sequences_fork.json") or {}
 STEPS = load_json("fitcoach", "g_train", "train_step.json") or {}
 

@@ -82,8 +82,10 @@ def main(folder: Path, case: dict) -> None:
 
 def train_one(case: dict) -> int:
     """Returns the exit status that a command would have."""
+    import trained_in_a_process as importable  # what other processes call must not be in the main script
+
     try:
-        run_processes(case.get("processes", 1), main, {"folder": Path(case["folder"]), "case": case})
+        run_processes(case.get("processes", 1), importable.main, {"folder": Path(case["folder"]), "case": case})
     except SightlineError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -17,8 +19,9 @@ from sightline.errors import ResumableStop, SightlineError
 def run_processes(count: int, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Calls `function(**arguments)` in this process, or in `count` processes that find each other.
 
-    Each of several processes has its own interpreter, so that function and arguments must be picklable and
-    the function importable. SIGTERM and SIGUSR1 to this process reach all of them, as SIGTERM.
+    Each of several processes has its own interpreter, so that arguments must be picklable and the function
+    importable, and not from this process's main script, which is not run again. SIGTERM and SIGUSR1 to this
+    process reach all of them, as SIGTERM.
 
     Args:
         count: Number of processes, one per GPU on a machine with GPUs.
@@ -47,7 +50,8 @@ def run_processes(count: int, function: Callable[..., Any], arguments: Mapping[s
     )
     previous = signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
-        return elastic_launch(config, _call)(function, dict(arguments))[0]
+        with _main_left_alone():
+            return elastic_launch(config, _call)(function, dict(arguments))[0]
     except SignalException as error:
         raise ResumableStop(
             f"stopped by {error.sigval.name}", mend="run the same command again; it goes on from there"
@@ -60,6 +64,19 @@ def run_processes(count: int, function: Callable[..., Any], arguments: Mapping[s
         ) from None
     finally:
         signal.signal(signal.SIGUSR1, previous)
+
+
+@contextmanager
+def _main_left_alone() -> Iterator[None]:
+    """Keeps new interpreters from running this process's main script first, which may be a job's own."""
+    main = sys.modules["__main__"]
+    kept: dict[str, Any] = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    vars(main).pop("__file__", None)
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update(kept)
 
 
 @record

@@ -186,7 +186,8 @@ def _train_in_process(
     fix_threads(settings["cpu_threads"])
     with FeatureIndex(features) as index:
         samples = training_samples(data, index, facts["dataset"], settings["base"])
-        model, tokenizer = load_trainable(files, settings["base"], device, settings["lora_dropout"])
+        place = device if settings["processes"] == 1 else "cpu"  # the loop gives every process a GPU of its own
+        model, tokenizer = load_trainable(files, settings["base"], place, settings["lora_dropout"])
         key = content_key("fitcoach train", facts, [sample_key(sample) for sample in samples])
         result = train(
             samples,
