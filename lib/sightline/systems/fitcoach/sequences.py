@@ -122,16 +122,14 @@ def training_units(
 ) -> list[tuple[TrainingSequence, ...]]:
     """Returns an episode's training units; the loss of a unit is the mean over its sequences.
 
-    An episode is one unit of one sequence. In sliding-window mode every window with a target is a unit, with
-    the tokens of the window before as its context; in the published form windows 0-4 and the rest are one
-    unit each.
+    An episode is one unit of one sequence. In sliding-window mode every window with a target is a unit, with the
+    tokens of the window before as context; in the published form windows 0-4 and the rest are a unit each.
 
     Args:
         name: Sample id.
         episode: What should have been said.
         feature_times: float64 [T], UNIX seconds of all the video's feature steps on the annotations' clock.
-        tokenizer: The checkpoint's own.
-        actions: Its three special tokens.
+        tokenizer: The checkpoint's own; `actions` are its three special tokens.
         settings: Form of the sequences.
 
     Raises:

@@ -91,12 +91,8 @@ def train(
         samples: Episodes with what should have been said.
         read_features: Feature key and rows to feature maps.
         read_times: Feature key to the times of its steps.
-        model: Loaded with LoRA unmerged.
-        tokenizer: The checkpoint's own.
-        settings: What to train and how.
-        device: `cpu` or `cuda`.
-        durable: Where to resume from and save to.
-        watch: See `train_loop`.
+        model: Loaded with LoRA unmerged, its tokenizer beside it.
+        settings: What to train and how; the rest as in `train_loop`.
 
     Raises:
         InputError: No sample gives a sequence, or one is longer than the model's positions.

@@ -56,20 +56,8 @@ def train_checkpoint(
 ) -> dict[str, Any]:
     """Trains one checkpoint, going on from what an earlier attempt left, and writes its record last.
 
-    Args:
-        name: Of the training.
-        data: Record of the asset that holds the split.
-        features: Feature index of the split.
-        weights: Records of the assets that hold the weights it starts from.
-        base: A checkpoint trained here that replaces the assets', or nothing.
-        dataset: Layout, folder and split.
-        settings: The training's own, and the variant's under `base`.
-        stage_version: Version of this stage.
-        gpus: GPUs of the job.
-        work: Folder of the resumable state.
-        tensorboard: Folder of the event files.
-        checkpoint: The weights to write; tokenizer files go beside them.
-        record: What they come from, and the loss curve.
+    `work` holds the resumable state, `settings` the training's own and, under `base`, its variant's; `base` is a
+    checkpoint trained here that takes the place of an asset's, or nothing.
 
     Raises:
         InputError: The split has no samples.
