@@ -66,15 +66,10 @@ def train_checkpoint(
     """
     device = choose_device(gpus, demo_weights=settings["base"]["weights_kind"] == "demo")
     files = weight_files(weights, base, settings["base"])
+    beside = [*_tokenizer_files(files["checkpoint"]), *sorted(files["llama"].parent.glob("*.safetensors"))]
     digests = {role: sha256_file(path) for role, path in files.items()}
-    digests |= {path.name: sha256_file(path) for path in _tokenizer_files(files["checkpoint"])}
-    facts = {
-        "name": name,
-        "settings": settings,
-        "started_from": digests,
-        "dataset": dataset,
-        "stage_version": stage_version,
-    }
+    digests |= {path.name: sha256_file(path) for path in beside}
+    facts = {"name": name, "settings": settings, "dataset": dataset, "stage_version": stage_version}
     return run_processes(
         settings["processes"],
         _train_in_process,
@@ -82,7 +77,7 @@ def train_checkpoint(
             "data": data,
             "features": features,
             "files": files,
-            "facts": facts,
+            "facts": {**facts, "started_from": digests},
             "device": device,
             "work": Path(work),
             "tensorboard": Path(tensorboard),
