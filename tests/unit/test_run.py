@@ -129,6 +129,8 @@ def test_a_sample_that_never_fits_fails_alone(tmp_path: Path) -> None:
     rows = read_predictions(run(tmp_path, 1, Echo(memory=0)))
     assert {row.status for row in rows} == {"failed"}
     assert {row.reason for row in rows} == {"out_of_memory"}
+    again = read_predictions(run(tmp_path, 1, Echo()))
+    assert {row.status for row in again} == {"ok"}, "the next attempt, with more memory, tries again"
 
 
 def test_a_crash_keeps_finished_blocks(tmp_path: Path) -> None:

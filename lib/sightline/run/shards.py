@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _SHARD = re.compile(r"([0-9]+)-of-([0-9]+)\Z")
 DEFAULT_BLOCK = 8
 COST_TOLERANCE = 3.0
+OUT_OF_MEMORY = "out_of_memory"
 
 
 def shard_names(count: int) -> list[str]:
@@ -180,7 +181,7 @@ def _alone(predictor: Predictor, sample: Sample) -> Prediction:
         if not is_out_of_memory(error):
             raise
         log.error("%s: out of memory with this sample alone; it is marked failed", sample.id)
-        return Prediction(sample.id, "failed", "out_of_memory")
+        return Prediction(sample.id, "failed", OUT_OF_MEMORY)
 
 
 def compute_block(predictor: Predictor, block: list[Sample], run_key: str) -> list[Prediction]:
@@ -241,15 +242,24 @@ def run_shard(
     keys = [content_key(run_key, [prediction_key(run_key, sample) for sample in block]) for block in blocks]
     folder = Path(work) / run_key[:16]
     computed: list[int] = []
+    unsettled: dict[str, list[Prediction]] = {}
     with lease(folder / f"{shard}.lock"), Journal(folder, shard) as journal, StopRequest() as stop:
         missing = [position for position, key in enumerate(keys) if key not in journal]
         predictor = load_predictor() if missing else None
         for position in progress_bar(missing, description=f"{description} {shard}", unit="block"):
             stop.raise_if_set(len(blocks) - len(missing) + len(computed), len(blocks))
             assert predictor is not None
-            journal.append(keys[position], compute_block(predictor, blocks[position], run_key))
+            found = compute_block(predictor, blocks[position], run_key)
+            if any(prediction.reason == OUT_OF_MEMORY for prediction in found):
+                unsettled[keys[position]] = found  # another attempt may be given more memory
+            else:
+                journal.append(keys[position], found)
             computed.append(position)
-        predictions = [Prediction(**row) for key in keys for row in journal.rows(key)]
+        predictions = [
+            prediction
+            for key in keys
+            for prediction in unsettled.get(key) or [Prediction(**row) for row in journal.rows(key)]
+        ]
     counts = {
         "blocks": len(blocks),
         "computed": len(computed),
