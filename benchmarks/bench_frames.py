@@ -1,4 +1,4 @@
-"""Dense frames of a workout video: the plain OpenCV loop, ours, and decoding alone, which nothing can beat."""
+"""Frames of a video, dense and sparse: plain loops, ours, and decoding or reading alone, which nothing can beat."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.video.frame import PictureType
 from sightline.systems.fitcoach.pictures import FramePreparer
 from sightline.video.decode import iter_frames
 from sightline.video.sampling import frames_at_rate
+from sightline.video.seeking import pick_frames, read_packets
 
 from benchmarks.timing import interleave
 
@@ -138,12 +140,86 @@ def measure(name: str, size: tuple[int, int, bool, float], rounds: int, folder: 
     }  # fmt: skip
 
 
+# Sparse frames: key frames every so many frames, frames wanted.
+SPARSE_SECONDS, SPARSE = 60, [(gop, wanted) for gop in (250, 30) for wanted in (8, 32)]
+
+
+def write_sparse_video(path: Path, gop: int) -> None:
+    """Writes a minute of H.264 with moving shapes, a key frame every `gop` frames and nowhere else."""
+    source = f"testsrc2=size=640x360:rate={RATE}:duration={SPARSE_SECONDS}"
+    options = {"preset": "veryfast", "crf": "23", "g": str(gop), "sc_threshold": "0"}
+    with av.open(source, format="lavfi") as reader, av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options=options)
+        stream.height, stream.width, stream.pix_fmt = 360, 640, "yuv420p"
+        for frame in reader.decode(video=0):
+            frame = frame.reformat(format="yuv420p")
+            frame.pict_type = PictureType.NONE  # a raw frame is a key frame, and would be encoded as one
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def sequential(path: Path, wanted: list[int]) -> Iterator[np.ndarray]:
+    """Decodes from the beginning up to the last wanted frame."""
+    return (picture for _, picture in iter_frames(path, wanted))
+
+
+def seek_each(path: Path, wanted: list[int]) -> Iterator[np.ndarray]:
+    """OpenCV's way: set the position for every frame."""
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    for index in wanted:
+        capture.set(cv2.CAP_PROP_POS_FRAMES, index)
+        yield capture.retrieve()[1] if capture.grab() else np.zeros(0, np.uint8)
+
+
+def planned(path: Path, wanted: list[int]) -> Iterator[np.ndarray]:
+    """The project's reader: jumps where the packets say that it saves decoding."""
+    return (picture for _, picture in pick_frames(path, wanted, frames=SPARSE_SECONDS * RATE))
+
+
+def demux_only(path: Path, wanted: list[int]) -> Iterator[np.ndarray]:
+    """What planning costs: the packets read, nothing decoded."""
+    read_packets(path)
+    return iter(())
+
+
+SPARSE_ARMS: dict[str, Callable[[Path, list[int]], Iterator[np.ndarray]]] = {
+    "sequential": sequential,
+    "seek per frame": seek_each,
+    "ours": planned,
+    "demux only": demux_only,
+}
+
+
+def measure_sparse(gop: int, count: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """Runs the arms in turn on frames spread evenly over a clip; pixels compared first."""
+    path = folder / f"gop{gop}.mp4"
+    if not path.exists():
+        write_sparse_video(path, gop)
+    wanted = np.linspace(0, SPARSE_SECONDS * RATE - 1, count).round().astype(int).tolist()
+    others = [list(arm(path, wanted)) for arm in (sequential, seek_each, planned)]
+    equal = all(len(one) == count and all(map(np.array_equal, others[0], one)) for one in others)
+    arms = interleave({name: partial(consume, arm, path, wanted) for name, arm in SPARSE_ARMS.items()}, rounds)
+    taken = {name: arms[name]["median_s"] for name in SPARSE_ARMS}
+    best = min(taken["sequential"], taken["seek per frame"], taken["ours"])
+    return {
+        "name": f"frames_sparse_gop{gop}_{count}",
+        "arms": arms,
+        "ratios": {"fraction of the best arm": best / taken["ours"],
+                   "over sequential": taken["sequential"] / taken["ours"],
+                   "over a seek per frame": taken["seek per frame"] / taken["ours"]},
+        "equal": equal,
+        "guard": {"fraction of the best arm": 0.9},
+        "note": f"{count} of {SPARSE_SECONDS * RATE} H.264 frames of 640x360, a key frame every {gop}, CPU time",
+    }  # fmt: skip
+
+
 def run(rounds: int) -> list[dict[str, Any]]:
-    """Returns one row per picture size; arms interleaved, pixels compared first."""
+    """Returns a row per picture size, then one per kind of sparse reading; arms interleaved, pixels compared first."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return [measure(name, size, rounds, Path(folder)) for name, size in SIZES.items()]
+            dense = [measure(name, size, rounds, Path(folder)) for name, size in SIZES.items()]
+            return dense + [measure_sparse(gop, count, rounds, Path(folder)) for gop, count in SPARSE]
     finally:
         cv2.setNumThreads(threads)

@@ -23,3 +23,35 @@ rule decode_frames:
         "Checking the videos of {wildcards.dataset} and listing the frames used ({wildcards.policy})"
     script:
         "../workflow_scripts/decode_frames.py"
+
+
+# Every picture that a system asks for, taken out of its video once and kept for all that read it.
+rule extract_frames:
+    input:
+        asset=collect(rules.acquire.output.record, asset=plan.asset_of_dataset),
+        frames=collect(
+            rules.decode_frames.output.index,
+            policy=plan.pictures.policy,
+            allow_missing=True,
+        ),
+        requests=plan.pictures.requests,
+    output:
+        index="results/frames/{dataset}/pictures.json",
+    log:
+        "results/logs/extract_frames/{dataset}.log",
+    benchmark:
+        "results/benchmarks/extract_frames/{dataset}.tsv"
+    conda:
+        "../envs/video.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        dataset=plan.dataset_params,
+        store=plan.flow.main.feature_store,
+        stage_version=plan.versions["extract_frames"],
+    message:
+        "Taking the pictures that systems ask for out of the videos of {wildcards.dataset}"
+    script:
+        "../workflow_scripts/extract_frames.py"

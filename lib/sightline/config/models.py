@@ -187,6 +187,8 @@ class SystemCard(Strict):
     """A system's card. Rooms subclass it with their own settings."""
 
     LAYOUTS: ClassVar[tuple[str, ...]] = ()
+    # Names of the lists of frames that a room's rules write as results/frames/<dataset>/requests/<name>.jsonl.
+    FRAME_REQUESTS: ClassVar[tuple[str, ...]] = ()
 
     system: str = Field(pattern=SLUG, description="Name of the system; equals the file name.")
     title: str = Field(description="Name for people.")

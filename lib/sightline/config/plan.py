@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from sightline.config.judge_plan import Judging
 from sightline.config.load import Workflow
 from sightline.config.models import DatasetCard, SystemCard
+from sightline.config.picture_plan import Pictures
 from sightline.config.training_plan import Trainings
 from sightline.config.versions import STAGE
 from sightline.errors import ConfigError
@@ -78,6 +79,7 @@ class Plan:
     def __init__(self, flow: Workflow) -> None:
         self.flow = flow
         self.versions = STAGE
+        self.pictures = Pictures(flow)
         self.runs = list(
             dict.fromkeys(
                 Run(selection.system, dataset, variant)

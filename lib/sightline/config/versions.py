@@ -7,6 +7,7 @@ stage and what follows. The golden tests fail when a number moves without a bump
 STAGE: dict[str, int] = {
     "acquire": 1,
     "decode": 1,
+    "extract_frames": 1,
     "features": 1,
     "samples": 1,
     "train": 1,

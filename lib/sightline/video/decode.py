@@ -38,7 +38,7 @@ _TEN_BIT_MEND = "convert it to 8 bit (ffmpeg -pix_fmt yuv420p), or declare high 
 
 
 @contextmanager
-def _opened(path: Path, threads: int) -> Iterator[VideoStream]:
+def opened(path: Path, threads: int) -> Iterator[VideoStream]:
     """Opens the first video stream of a file, decoding with `threads` threads."""
     if not path.is_file():
         raise VideoError("file not found", file=path, mend="correct the path or fetch the file")
@@ -135,7 +135,7 @@ def _packet_times(checks: _FrameChecks) -> list[int | None]:
     """Returns the presentation times of all shown packets, reading the file a second time."""
     pts: list[int | None] = []
     try:
-        with _opened(checks.path, 1) as stream:
+        with opened(checks.path, 1) as stream:
             for packet in container_of(stream).demux(stream):
                 if packet.size and not packet.is_discard:
                     pts.append(packet.pts)
@@ -164,7 +164,7 @@ def scan_video(
         VideoError: Missing, not a video, no frame, broken, truncated, damaged, high bit depth or interlaced.
     """
     path = Path(path)
-    with _opened(path, threads) as stream:
+    with opened(path, threads) as stream:
         checks = _FrameChecks(path, stream, allow_high_bit_depth)
         for _ in _decoded(checks):
             if not full_decode:
@@ -203,7 +203,7 @@ def probe_video(
     return scan_video(path, full_decode=full_decode, allow_high_bit_depth=allow_high_bit_depth, threads=threads)[0]
 
 
-def _upright(picture: np.ndarray, rotation: int, path: Path) -> np.ndarray:
+def turned_upright(picture: np.ndarray, rotation: int, path: Path) -> np.ndarray:
     if rotation % 90:
         raise VideoError(
             f"display rotation of {rotation} degrees",
@@ -213,7 +213,7 @@ def _upright(picture: np.ndarray, rotation: int, path: Path) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(picture, -rotation // 90)) if rotation else picture
 
 
-def _pixels(frame: VideoFrame, converter: VideoReformatter, alpha: bool) -> np.ndarray:
+def to_pixels(frame: VideoFrame, converter: VideoReformatter, alpha: bool) -> np.ndarray:
     """Returns uint8 [h, w, 3 or 4], a view into the converted frame."""
     # libswscale leaves the last columns of four-channel pictures unwritten at some widths.
     direct = alpha and frame.width % 8 == 0 and frame.format.name in ("yuv420p", "yuvj420p")
@@ -258,7 +258,7 @@ def iter_frames(
     pending = None if wanted is None else deque(int(index) for index in wanted)
     if pending and (pending[0] < 0 or any(after <= before for before, after in pairwise(pending))):
         raise ValueError("wanted frame indices must be ascending and not negative")
-    with _opened(path, threads) as stream:
+    with opened(path, threads) as stream:
         checks, converter = _FrameChecks(path, stream, allow_high_bit_depth), VideoReformatter()
         for index, frame in enumerate(_decoded(checks)):
             if pending is not None:
@@ -267,8 +267,8 @@ def iter_frames(
                 if not pending or pending[0] != index:
                     continue
                 pending.popleft()
-            picture = _pixels(frame, converter, alpha)
-            yield index, _upright(picture, -frame.rotation % 360, path) if apply_rotation else picture
+            picture = to_pixels(frame, converter, alpha)
+            yield index, turned_upright(picture, -frame.rotation % 360, path) if apply_rotation else picture
             if pending is not None and not pending and expected is None:
                 return
         checks.end(expected)
