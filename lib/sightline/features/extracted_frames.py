@@ -146,32 +146,43 @@ def extract_frames(
     """
     by_id = {row.video_id: row for row in rows}
     _require(wanted, by_id, index)
-    lock = Lock()
-    computed: set[tuple[str, int, FrameTransform]] = set()
-
-    def commit(filling: _Filling) -> None:
-        item = filling.item
-        with lock:
-            store.put(item.key, filling.arrays(), item.meta())
-            computed.update((item.video_sha256, frame, item.transform) for frame in item.frames)
-
     items = {name: _items(by_id[name].sha256, transforms, stage_version) for name, transforms in wanted.items()}
-    needed = _one_reader_per_file(items)
-
-    def one_video(name: str) -> None:
-        if should_stop is not None and should_stop():
-            raise ResumableStop("stopped between videos", mend="start it again; finished pictures are kept")
-        with lock:
-            missing = [item for item in needed[name].values() if not _is_sound(store, item.key)]
-        if missing:
-            _read_video(paths[name], by_id[name], missing, commit)
-
-    _run_all([partial(one_video, name) for name in needed], workers, progress)
+    work = _Work(by_id, paths, store)
+    jobs = [
+        partial(work.one_video, name, list(needed.values()), should_stop)
+        for name, needed in _one_reader_per_file(items).items()
+    ]
+    _run_all(jobs, workers, progress)
     listing = _put_listing(store, {name: by_id[name].sha256 for name in wanted})
     keys = {item.key for mine in items.values() for item in mine}
     frames = sum(len(frames) for transforms in wanted.values() for frames in transforms.values())
-    counts = {"videos": len(wanted), "frames": frames, "items": len(keys), "computed_frames": len(computed)}
+    counts = {"videos": len(wanted), "frames": frames, "items": len(keys), "computed_frames": work.computed}
     return [*sorted(keys), listing], counts
+
+
+@dataclass(slots=True)
+class _Work:
+    """What the threads of an extraction share; the store is used by one at a time."""
+
+    rows: Mapping[str, FrameIndexRow]
+    paths: Mapping[str, Path]
+    store: FeatureStore | WorkStores
+    lock: Lock = field(default_factory=Lock)
+    computed: int = 0
+
+    def one_video(self, name: str, items: list[_Item], should_stop: Callable[[], bool] | None) -> None:
+        """Fills the items of one video that the store does not hold undamaged."""
+        if should_stop is not None and should_stop():
+            raise ResumableStop("stopped between videos", mend="start it again; finished pictures are kept")
+        with self.lock:
+            missing = [item for item in items if not _is_sound(self.store, item.key)]
+        if missing:
+            _read_video(self.paths[name], self.rows[name], missing, self._commit)
+
+    def _commit(self, filling: _Filling) -> None:
+        with self.lock:
+            self.store.put(filling.item.key, filling.arrays(), filling.item.meta())
+            self.computed += len(filling.item.frames)
 
 
 def _one_reader_per_file(items: Mapping[str, list[_Item]]) -> dict[str, dict[str, _Item]]:
