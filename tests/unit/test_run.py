@@ -14,11 +14,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sightline.errors import ConfigError, InputError, ResumableStop, StoreError
-from sightline.records.rows import Journal, read_lines, read_predictions, write_lines, write_parquet
+from sightline.records.files import key_of_text
+from sightline.records.rows import (
+    Journal,
+    read_lines,
+    read_predictions,
+    read_sample_texts,
+    write_lines,
+    write_parquet,
+)
 from sightline.records.types import Prediction, Sample
 from sightline.run.lock import HOLDER, LOCKS, note_holder, release_dead_lock
 from sightline.run.merge import merge_predictions
-from sightline.run.shards import cut_blocks, deal_out, draw_samples, make_plan, run_shard, shard_names, shard_number
+from sightline.run.shards import (
+    cut_blocks,
+    deal_out,
+    draw_samples,
+    make_plan,
+    run_shard,
+    sample_key,
+    shard_names,
+    shard_number,
+)
 
 
 def sample(number: int, group: str, cost: float = 1.0) -> Sample:
@@ -258,6 +275,16 @@ def test_merge_refuses_missing_extra_conflicting_and_stale(tmp_path: Path) -> No
     with pytest.raises(StoreError, match="another version of their sample: s019"):
         merged(tmp_path, [rows], changed)
     assert not (tmp_path / "merged.parquet").exists()
+
+
+def test_keys_read_from_the_file_are_the_keys_of_the_samples(tmp_path: Path) -> None:
+    payload = {"b": [1.5, "ü\u2028"], "a": {"z": None, "y": 1e-7}}
+    samples = [*SAMPLES, Sample("s9", "g", "c", ["m1", "m2"], 0.1, payload)]
+    write_parquet(tmp_path / "samples.parquet", Sample, samples)
+    texts = read_sample_texts(tmp_path / "samples.parquet")
+    assert {name: key_of_text(text)[:16] for name, text in texts.items()} == {
+        item.id: sample_key(item) for item in samples
+    }
 
 
 def test_merge_collapses_identical_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -110,7 +110,12 @@ def sha256_file(path: str | Path) -> str:
 
 def content_key(*parts: Any) -> str:
     """Returns a 32-digit hexadecimal key of JSON-serialisable parts; equal content, equal key."""
-    return hashlib.sha256(to_json(list(parts)).encode("utf-8")).hexdigest()[:32]
+    return key_of_text(to_json(list(parts)))
+
+
+def key_of_text(text: str) -> str:
+    """Returns the content key of parts that are canonical JSON text already."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
 
 
 def copy_chunks(source: Any, sink: Any, digest: Any = None) -> int:

@@ -187,12 +187,7 @@ def write_columns(target: str | Path, kind: type[Record], columns: dict[str, lis
         pq.write_table(table, temporary, row_group_size=ROW_GROUP, compression="zstd", version="2.6")
 
 
-def read_parquet(path: str | Path, kind: type[RecordType]) -> list[RecordType]:
-    """Reads records written by `write_parquet`.
-
-    Raises:
-        StoreError: The file is missing, damaged, or holds another kind of record.
-    """
+def _read_table(path: str | Path, kind: type[Record]) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -202,16 +197,38 @@ def read_parquet(path: str | Path, kind: type[RecordType]) -> list[RecordType]:
         raise StoreError("file not found", file=path, mend="run the stage that writes it") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise StoreError(f"not a readable Parquet file ({error})", file=path, mend="delete it and run again") from None
-    names = [entry.name for entry in fields(kind)]
-    if table.schema.names != names:
+    if table.schema.names != [entry.name for entry in fields(kind)]:
         raise StoreError(
             f"columns are not those of a {kind.__name__}", file=path, mend="delete it and run the stage again"
         )
+    return table
+
+
+def read_parquet(path: str | Path, kind: type[RecordType]) -> list[RecordType]:
+    """Reads records written by `write_parquet`.
+
+    Raises:
+        StoreError: The file is missing, damaged, or holds another kind of record.
+    """
+    table = _read_table(path, kind)
     columns = [
         [from_json(text) for text in table[name].to_pylist()] if name in _JSON_COLUMNS else table[name].to_pylist()
-        for name in names
+        for name in table.schema.names
     ]
     return [kind(*row) for row in zip(*columns, strict=True)]
+
+
+def read_sample_texts(path: str | Path) -> dict[str, str]:
+    """Returns each sample's identity as JSON text, `[id, group, cluster, media, payload]`, by id.
+
+    The payload stands in the file as canonical JSON already, so nothing is parsed: merging many rows is quick.
+    """
+    table = _read_table(path, Sample)
+    names = ("id", "group", "cluster", "media", "payload")
+    return {
+        identifier: f"[{to_json(identifier)},{to_json(group)},{to_json(cluster)},{to_json(media)},{payload}]"
+        for identifier, group, cluster, media, payload in zip(*(table[name].to_pylist() for name in names), strict=True)
+    }
 
 
 def read_samples(path: str | Path) -> list[Sample]:

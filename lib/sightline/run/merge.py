@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sightline.errors import StoreError
-from sightline.records.rows import read_lines, read_samples, write_columns
+from sightline.records.files import key_of_text
+from sightline.records.rows import read_lines, read_sample_texts, write_columns
 from sightline.records.types import Prediction
-from sightline.run.shards import sample_key
+from sightline.run.shards import SAMPLE_KEY_DIGITS
 
 log = logging.getLogger(__name__)
 _FIELDS = ("id", "status", "reason", "output", "files", "seed", "key")
@@ -73,7 +74,7 @@ def merge_predictions(samples_path: str | Path, shards: Sequence[str | Path], ta
     Raises:
         StoreError: An id is missing, extra, contradictory, or was computed for other inputs or settings.
     """
-    samples = {sample.id: sample for sample in read_samples(samples_path)}
+    samples = read_sample_texts(samples_path)
     found = collect_predictions(shards)
     mend = "delete the shard files of this run and run again; finished rows are kept"
     missing = sorted(samples.keys() - found.keys())
@@ -90,7 +91,9 @@ def merge_predictions(samples_path: str | Path, shards: Sequence[str | Path], ta
     if len(runs) > 1:
         raise StoreError(f"shards come from {len(runs)} different settings: {_listed(runs)}", file=target, mend=mend)
     stale = sorted(
-        name for name, (row, _) in found.items() if row["key"].partition("-")[2] != sample_key(samples[name])
+        name
+        for name, (row, _) in found.items()
+        if row["key"].partition("-")[2] != key_of_text(samples[name])[:SAMPLE_KEY_DIGITS]
     )
     if stale:
         raise StoreError(

@@ -27,6 +27,7 @@ _SHARD = re.compile(r"([0-9]+)-of-([0-9]+)\Z")
 DEFAULT_BLOCK = 8
 COST_TOLERANCE = 3.0
 OUT_OF_MEMORY = "out_of_memory"
+SAMPLE_KEY_DIGITS = 16
 
 
 def shard_names(count: int) -> list[str]:
@@ -166,7 +167,7 @@ class Predictor(Protocol):
 
 def sample_key(sample: Sample) -> str:
     """Returns the content key of a sample; cost is an estimate and does not count."""
-    return content_key(sample.id, sample.group, sample.cluster, sample.media, sample.payload)[:16]
+    return content_key(sample.id, sample.group, sample.cluster, sample.media, sample.payload)[:SAMPLE_KEY_DIGITS]
 
 
 def prediction_key(run_key: str, sample: Sample) -> str:
