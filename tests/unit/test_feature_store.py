@@ -48,15 +48,17 @@ def python(code, *arguments, **options):
 
 
 def flip_inside(path, needle):
-    """Flips one byte in the middle of where `needle` lies in a file."""
-    data = path.read_bytes()
+    """Flips one byte in the middle of every place where `needle` lies in a file.
+
+    LMDB may leave an older copy of a page behind; the one in use must be hit.
+    """
+    data = bytearray(path.read_bytes())
     at = data.find(needle)
     assert at >= 0
-    with open(path, "r+b") as stream:
-        stream.seek(at + len(needle) // 2)
-        byte = stream.read(1)[0]
-        stream.seek(-1, os.SEEK_CUR)
-        stream.write(bytes([byte ^ 1]))
+    while at >= 0:
+        data[at + len(needle) // 2] ^= 1
+        at = data.find(needle, at + len(needle))
+    path.write_bytes(data)
 
 
 def values_file(path, key):
