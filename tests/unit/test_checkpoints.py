@@ -15,6 +15,7 @@ from sightline.assets.checkpoints import (
     Drop,
     Duplicate,
     KeyMap,
+    KeyReport,
     Merge,
     Rename,
     Resize,
@@ -248,3 +249,10 @@ def test_meta_device_needs_no_memory():
     report = load_into(module, state, KeyMap(), dtype=torch.bfloat16)
     assert len(report.used) == 2
     assert module.weight.is_meta
+
+
+def test_summary_names_what_was_not_used():
+    report = KeyReport(used={"a": ["a"]}, missing=["b"], left_over=["lm_head.lora_A"], notes=["LoRA merged"])
+    line = report.summary()
+    assert line.startswith("1 tensors used; 1 missing (b); 1 left over (lm_head.lora_A); 0 of another shape")
+    assert line.endswith("LoRA merged")

@@ -266,6 +266,19 @@ class KeyReport:
         plain["used"] = {name: sources for name, sources in self.used.items() if sources != [name]}
         return {"n_used": len(self.used), **plain}
 
+    def summary(self) -> str:
+        """Returns the report as one line: counts, and the names of whatever was not used one to one."""
+        parts = [f"{len(self.used)} tensors used"]
+        for title, names in (
+            ("missing", self.missing),
+            ("left over", self.left_over),
+            ("of another shape", list(self.mismatched)),
+            ("resized", list(self.reshaped)),
+            ("dropped", list(self.dropped)),
+        ):
+            parts.append(f"{len(names)} {title}" + (f" ({_some(names)})" if names else ""))
+        return "; ".join([*parts, *self.notes])
+
     def require(
         self,
         *,

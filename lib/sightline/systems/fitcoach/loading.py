@@ -80,7 +80,7 @@ def load_language_model(
         device,
         getattr(torch, settings["dtype"]),
     )
-    log.info("%s: %s", files["checkpoint"].name, report)
+    log.info("%s: %s", files["checkpoint"].name, report.summary())
     names = {entry.name for entry in fields(StreamSettings)} & settings.keys()
     return model, tokenizer, StreamSettings(**{name: settings[name] for name in names})
 
