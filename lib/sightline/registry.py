@@ -61,4 +61,5 @@ def load_plan(config: Mapping[str, Any], root: Path) -> Plan:
     Raises:
         ConfigError: Anything is wrong; every mistake is listed.
     """
-    return Plan(load_workflow(config, root, card_models()))
+    models = card_models()
+    return Plan(load_workflow(config, root, models), models)

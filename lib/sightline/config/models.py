@@ -189,6 +189,8 @@ class SystemCard(Strict):
     LAYOUTS: ClassVar[tuple[str, ...]] = ()
     # Names of the lists of frames that a room's rules write as results/frames/<dataset>/requests/<name>.jsonl.
     FRAME_REQUESTS: ClassVar[tuple[str, ...]] = ()
+    # The room's own plan, a subclass of config.room_plan.RoomPlan; None: the common one does.
+    PLAN: ClassVar[type[Any] | None] = None
 
     system: str = Field(pattern=SLUG, description="Name of the system; equals the file name.")
     title: str = Field(description="Name for people.")
