@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import tarfile
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sightline.errors import InputError
-from sightline.records.files import to_json, write_bytes, write_json, write_text
+from sightline.assets.packing import pack_parts
+from sightline.records.files import to_json, write_text
 from sightline.systems.fitcoach.annotations import ANNOTATION_FILE, SPLIT_FOLDERS
 from sightline.systems.fitcoach.demo_plan import Workout, plan_workouts
 from sightline.systems.fitcoach.demo_video import write_workout
 from sightline.systems.fitcoach.demo_weights import write_demo_weights
 
 ARCHIVE_NAME = "fitcoach_demo.tar"
-PARTS_FILE = "parts.json"
 
 
 def write_demo_dataset(
@@ -90,10 +87,6 @@ def write_demo_archive(
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    writer = _PartWriter(target, part_bytes)
-    (target / PARTS_FILE).unlink(missing_ok=True)
-    for stale in target.glob(f"{ARCHIVE_NAME}.*"):
-        stale.unlink()
     with tempfile.TemporaryDirectory(prefix=".making-", dir=target) as scratch:
         write_demo_dataset(
             Path(scratch) / "data",
@@ -105,50 +98,4 @@ def write_demo_archive(
             workers=workers,
         )
         write_demo_weights(Path(scratch) / "weights", seed=seed)
-        with tarfile.open(fileobj=writer, mode="w|", format=tarfile.USTAR_FORMAT) as archive:  # type: ignore[call-overload]
-            for path in sorted(Path(scratch).rglob("*")):
-                archive.add(path, path.relative_to(scratch).as_posix(), recursive=False, filter=_plain)
-    parts = writer.finish()
-    write_json(target / PARTS_FILE, {"archive": ARCHIVE_NAME, "parts": parts})
-    return parts
-
-
-def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Takes owner, time and permissions of this machine out of a header."""
-    member.uid = member.gid = member.mtime = 0
-    member.uname = member.gname = ""
-    member.mode = 0o755 if member.isdir() else 0o644
-    return member
-
-
-class _PartWriter:
-    """Cuts what is written to it into numbered files of equal size."""
-
-    def __init__(self, folder: Path, part_bytes: int) -> None:
-        if part_bytes < 1:
-            raise InputError(f"a part of {part_bytes} bytes", field="part_bytes", mend="ask for at least 1 byte")
-        self._folder, self._size = folder, part_bytes
-        self._waiting = bytearray()
-        self._parts: list[dict[str, Any]] = []
-
-    def write(self, data: bytes) -> int:
-        self._waiting += data
-        while len(self._waiting) >= self._size:
-            self._flush(self._size)
-        return len(data)
-
-    def finish(self) -> list[dict[str, Any]]:
-        """Writes what is left and returns name, size and sha256 of all parts."""
-        if self._waiting:
-            self._flush(len(self._waiting))
-        return self._parts
-
-    def _flush(self, count: int) -> None:
-        first, second = divmod(len(self._parts), 26)
-        if first >= 26:
-            raise InputError("more than 676 parts", field="part_bytes", mend="ask for larger parts")
-        name = f"{ARCHIVE_NAME}.{chr(ord('a') + first)}{chr(ord('a') + second)}"
-        part = bytes(self._waiting[:count])
-        write_bytes(self._folder / name, part)
-        self._parts.append({"name": name, "size": count, "sha256": hashlib.sha256(part).hexdigest()})
-        del self._waiting[:count]
+        return pack_parts(scratch, target, ARCHIVE_NAME, part_bytes)
