@@ -8,6 +8,7 @@ min_version("9.0")
 
 sys.path.insert(0, str(Path(workflow.basedir, "lib")))
 
+from sightline.config.attempts import growing
 from sightline.registry import load_plan
 from sightline.run.environment import use_library
 from sightline.run.lock import note_holder, release_dead_lock

@@ -9,12 +9,13 @@ rule acquire:
     benchmark:
         "results/benchmarks/acquire/{asset}.tsv"
     retries: 2
+    localrule: True
     conda:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=720,
+        mem_mb=growing(1000),
+        runtime=growing(720),
     params:
         asset=plan.asset_params,
         offline=plan.flow.main.offline,

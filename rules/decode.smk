@@ -12,8 +12,8 @@ rule decode_frames:
         "../envs/video.yaml"
     threads: 2
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=growing(2000),
+        runtime=growing(120),
     params:
         dataset=plan.dataset_params,
         policy=plan.policy_params,
@@ -45,8 +45,8 @@ rule extract_frames:
         "../envs/video.yaml"
     threads: 2
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=growing(4000),
+        runtime=growing(240),
     params:
         dataset=plan.dataset_params,
         store=plan.flow.main.feature_store,

@@ -10,12 +10,13 @@ rule index_features:
         index="results/features/{dataset}/{extractor}/index.json",
     log:
         "results/logs/index_features/{dataset}.{extractor}.log",
+    localrule: True
     conda:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=20,
+        mem_mb=growing(1000),
+        runtime=growing(20),
     params:
         stage_version=plan.versions["features"],
     message:

@@ -21,8 +21,8 @@ rule judge:
         "../envs/llm.yaml"
     threads: 1
     resources:
-        mem_mb=judging.mem_mb,
-        runtime=720,
+        mem_mb=growing(judging.mem_mb),
+        runtime=growing(720),
         gpu=judging.gpus,
     params:
         judge=judging.params,

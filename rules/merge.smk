@@ -13,12 +13,13 @@ rule merge_predictions:
         "results/logs/merge_predictions/{system}.{dataset}.{variant}.log",
     benchmark:
         "results/benchmarks/merge_predictions/{system}.{dataset}.{variant}.tsv"
+    localrule: True
     conda:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         stage_version=plan.versions["merge"],
     message:

@@ -14,12 +14,13 @@ rule summarise:
         "results/logs/summarise/{system}.log",
     benchmark:
         "results/benchmarks/summarise/{system}.tsv"
+    localrule: True
     conda:
         "../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         summary=plan.summary_params,
         stage_version=plan.versions["summarise"],

@@ -44,6 +44,12 @@ def _coach(arguments: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
+def _profiles(arguments: argparse.Namespace) -> None:
+    from sightline.run.profiles import install_profiles
+
+    print("\n".join(install_profiles(arguments.source, arguments.target)))
+
+
 def _manual(arguments: argparse.Namespace) -> None:
     from sightline.config.manual import write_manual
     from sightline.registry import card_models
@@ -62,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     show = verbs.add_parser("show", help="print a metrics file as a table")
     show.add_argument("metrics", type=Path, help="results/<system>_metrics.json")
     show.set_defaults(run=_show)
+    profiles = verbs.add_parser("profiles", help="put the profiles where `snakemake --profile NAME` finds them")
+    profiles.add_argument("--source", type=Path, default=Path("profiles"), help="folder of profiles (profiles)")
+    profiles.add_argument("--target", type=Path, help="Snakemake's configuration folder (default: the user's)")
+    profiles.set_defaults(run=_profiles)
     manual = verbs.add_parser("manual", help="write the tables of config/README.md and config/schema.json")
     manual.add_argument("--folder", type=Path, default=Path("config"), help="configuration folder (default: config)")
     manual.set_defaults(run=_manual)

@@ -13,8 +13,8 @@ rule fitcoach_demo:
         "../../envs/llm.yaml"
     threads: 2
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         generator=plan.generator("fitcoach_demo"),
         stage_version=plan.versions["demo"],
@@ -46,8 +46,8 @@ rule fitcoach_extract:
         "../../envs/llm.yaml"
     threads: 1
     resources:
-        mem_mb=plan.extractor_mem_mb,
-        runtime=240,
+        mem_mb=growing(plan.extractor_mem_mb),
+        runtime=growing(240),
         gpu=plan.extractor_gpus,
     params:
         dataset=plan.dataset_params,
@@ -77,12 +77,13 @@ rule fitcoach_samples:
     wildcard_constraints:
         dataset=fitcoach.datasets,
         variant=fitcoach.variants,
+    localrule: True
     conda:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         dataset=plan.dataset_params,
         episodes=fitcoach.episode_params,
@@ -114,8 +115,8 @@ rule fitcoach_predict:
         "../../envs/llm.yaml"
     threads: 1
     resources:
-        mem_mb=fitcoach.mem_mb,
-        runtime=240,
+        mem_mb=growing(fitcoach.mem_mb),
+        runtime=growing(240),
         gpu=fitcoach.gpus,
     params:
         settings=fitcoach.settings,
@@ -146,8 +147,8 @@ rule fitcoach_score:
         "../../envs/metrics.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         scoring=fitcoach.scoring,
         stage_version=plan.versions["score"],
@@ -174,8 +175,8 @@ rule fitcoach_views:
         "../../envs/video.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=growing(2000),
+        runtime=growing(60),
     params:
         dataset=plan.dataset_params,
         extractor=fitcoach.extractor_settings,

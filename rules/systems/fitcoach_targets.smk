@@ -10,12 +10,13 @@ rule fitcoach_submit:
     wildcard_constraints:
         dataset=fitcoach.datasets,
         variant=fitcoach.variants,
+    localrule: True
     conda:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=20,
+        mem_mb=growing(1000),
+        runtime=growing(20),
     params:
         stage_version=plan.versions["submit"],
     message:

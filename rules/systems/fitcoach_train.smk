@@ -24,8 +24,8 @@ rule fitcoach_train:
         "../../envs/llm.yaml"
     threads: fitcoach.training.threads
     resources:
-        mem_mb=fitcoach.training.mem_mb,
-        runtime=fitcoach.training.minutes,
+        mem_mb=growing(fitcoach.training.mem_mb),
+        runtime=growing(fitcoach.training.minutes),
         gpu=fitcoach.training.gpus,
     params:
         dataset=fitcoach.training.dataset_params,
