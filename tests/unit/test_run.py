@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from sightline.records.rows import (
     Journal,
     read_lines,
     read_predictions,
-    read_sample_texts,
+    sample_texts,
     write_lines,
     write_parquet,
 )
@@ -277,14 +278,51 @@ def test_merge_refuses_missing_extra_conflicting_and_stale(tmp_path: Path) -> No
     assert not (tmp_path / "merged.parquet").exists()
 
 
-def test_keys_read_from_the_file_are_the_keys_of_the_samples(tmp_path: Path) -> None:
+@pytest.mark.parametrize("awkward", ["", 'quo"te', "back\\slash", "line\nend", "bell\x07", "\u2028ü\x7f"])
+def test_keys_read_from_the_file_are_the_keys_of_the_samples(tmp_path: Path, awkward: str) -> None:
     payload = {"b": [1.5, "ü\u2028"], "a": {"z": None, "y": 1e-7}}
-    samples = [*SAMPLES, Sample("s9", "g", "c", ["m1", "m2"], 0.1, payload)]
+    samples = [*SAMPLES, Sample("s9", "g", "c", ["m1", "m2"], 0.1, payload), Sample("s91", "g", "c", [], 0.1, {})]
+    if awkward:
+        samples.append(Sample("s92", awkward, "c", [awkward, ""], 0.1, {}))
     write_parquet(tmp_path / "samples.parquet", Sample, samples)
-    texts = read_sample_texts(tmp_path / "samples.parquet")
-    assert {name: key_of_text(text)[:16] for name, text in texts.items()} == {
-        item.id: sample_key(item) for item in samples
-    }
+    texts = sample_texts(tmp_path / "samples.parquet")
+    assert {name: key_of_text(text)[:16] for name, text in texts} == {item.id: sample_key(item) for item in samples}
+
+
+def test_merged_bytes_do_not_depend_on_how_a_row_is_spelled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [
+        replace(row, output={"z": value, "a": [1]})
+        for row, value in zip(
+            answered(SAMPLES), ["ü\u2028", 1e-5, 1e16, 0.1, -0.0, 10**30, 'qu"ote', None] * 3, strict=False
+        )
+    ]
+    rows[3] = replace(rows[3], status="failed", reason='no "answer"', output={})
+    rows[4] = replace(rows[4], seed=7, files={"b": 1, "a": {"output": {}}})
+    merged(tmp_path, [rows], SAMPLES)
+    found = tmp_path / "merged.parquet"
+    once = found.read_bytes()
+    write_parquet(tmp_path / "whole.parquet", Prediction, rows)
+    assert once == (tmp_path / "whole.parquet").read_bytes()
+    assert 's003 failed: no "answer"' in caplog.text
+    spelled = [json.dumps(dict(reversed(row.to_json().items())), indent=None, ensure_ascii=True) for row in rows]
+    (tmp_path / "foreign.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(spelled).encode())
+    merge_predictions(tmp_path / "samples.parquet", [tmp_path / "foreign.jsonl", tmp_path / "0.jsonl"], found)
+    assert found.read_bytes() == once
+    assert caplog.text.count("identical row") == len(SAMPLES)
+
+
+def test_merge_of_nothing_and_of_many_row_groups(tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").touch()
+    write_parquet(tmp_path / "samples.parquet", Sample, [])
+    assert merge_predictions(tmp_path / "samples.parquet", [tmp_path / "none.jsonl"], tmp_path / "merged.parquet") == {
+        "samples": 0, "ok": 0, "failed": 0,
+    }  # fmt: skip
+    assert read_predictions(tmp_path / "merged.parquet") == []
+    many = [sample(number, f"g{number}") for number in range(2500)]
+    rows = answered(many)
+    merged(tmp_path, [rows[1::2], rows[::2]], many)
+    write_parquet(tmp_path / "whole.parquet", Prediction, rows)
+    assert (tmp_path / "merged.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
 def test_merge_collapses_identical_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -304,6 +342,8 @@ def test_merge_collapses_identical_rows(tmp_path: Path, caplog: pytest.LogCaptur
         ('{"id": "s000", "status": "ok", "ouput": {}}', "field ouput"),
         ('{"status": "ok"}', "field id"),
         ("[1]", "expected a JSON object"),
+        ('{"id": "s000", "status": "ok", "output": {"text": "\\ud800"}}', "line 1 is not valid JSON"),
+        ('{"id": "s000", "status": "ok", "reason": 1}', "field reason"),
     ],
 )
 def test_malformed_rows_name_file_and_field(tmp_path: Path, line: str, words: str) -> None:

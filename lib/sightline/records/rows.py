@@ -8,6 +8,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -177,31 +178,49 @@ def write_parquet(target: str | Path, kind: type[RecordType], records: Iterable[
 
 def write_columns(target: str | Path, kind: type[Record], columns: dict[str, list[Any]]) -> None:
     """Writes records given as columns, already sorted; see `write_parquet`."""
+    count = len(next(iter(columns.values()), []))
+    groups = (
+        {
+            name: [to_json(value) for value in values[start : start + ROW_GROUP]]
+            if name in _JSON_COLUMNS
+            else values[start : start + ROW_GROUP]
+            for name, values in columns.items()
+        }
+        for start in range(0, count, ROW_GROUP)
+    )
+    write_row_groups(target, kind, groups)
+
+
+def write_row_groups(target: str | Path, kind: type[Record], groups: Iterable[dict[str, list[Any]]]) -> None:
+    """Writes records given as columns, `ROW_GROUP` rows at a time (the last may be shorter), already sorted.
+
+    Columns that hold JSON are given as canonical text. Only one group is in memory at a time.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for name in _JSON_COLUMNS & columns.keys():
-        columns[name] = [to_json(value) for value in columns[name]]
-    table = pa.Table.from_pydict(columns, schema=_schema(kind))
-    with whole_file(target) as temporary:
-        pq.write_table(table, temporary, row_group_size=ROW_GROUP, compression="zstd", version="2.6")
+    schema = _schema(kind)
+    with whole_file(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd", version="2.6") as out:
+        for columns in groups:
+            out.write_table(pa.Table.from_pydict(columns, schema=schema), row_group_size=ROW_GROUP)
 
 
-def _read_table(path: str | Path, kind: type[Record]) -> Any:
+@contextmanager
+def _open_table(path: str | Path, kind: type[Record]) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            if file.schema_arrow.names != [entry.name for entry in fields(kind)]:
+                raise StoreError(
+                    f"columns are not those of a {kind.__name__}", file=path, mend="delete it and run the stage again"
+                )
+            yield file
     except FileNotFoundError:
         raise StoreError("file not found", file=path, mend="run the stage that writes it") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise StoreError(f"not a readable Parquet file ({error})", file=path, mend="delete it and run again") from None
-    if table.schema.names != [entry.name for entry in fields(kind)]:
-        raise StoreError(
-            f"columns are not those of a {kind.__name__}", file=path, mend="delete it and run the stage again"
-        )
-    return table
 
 
 def read_parquet(path: str | Path, kind: type[RecordType]) -> list[RecordType]:
@@ -210,7 +229,8 @@ def read_parquet(path: str | Path, kind: type[RecordType]) -> list[RecordType]:
     Raises:
         StoreError: The file is missing, damaged, or holds another kind of record.
     """
-    table = _read_table(path, kind)
+    with _open_table(path, kind) as file:
+        table = file.read()
     columns = [
         [from_json(text) for text in table[name].to_pylist()] if name in _JSON_COLUMNS else table[name].to_pylist()
         for name in table.schema.names
@@ -218,17 +238,35 @@ def read_parquet(path: str | Path, kind: type[RecordType]) -> list[RecordType]:
     return [kind(*row) for row in zip(*columns, strict=True)]
 
 
-def read_sample_texts(path: str | Path) -> dict[str, str]:
-    """Returns each sample's identity as JSON text, `[id, group, cluster, media, payload]`, by id.
+def sample_texts(path: str | Path) -> Iterator[tuple[str, str]]:
+    """Yields each sample's id and identity as JSON text, `[id, group, cluster, media, payload]`, in file order.
 
-    The payload stands in the file as canonical JSON already, so nothing is parsed: merging many rows is quick.
+    The payload stands in the file as canonical JSON already, so nothing is parsed, and few row groups are in memory
+    at a time.
+
+    Raises:
+        StoreError: The file is missing, damaged, or holds another kind of record.
     """
-    table = _read_table(path, Sample)
-    names = ("id", "group", "cluster", "media", "payload")
-    return {
-        identifier: f"[{to_json(identifier)},{to_json(group)},{to_json(cluster)},{to_json(media)},{payload}]"
-        for identifier, group, cluster, media, payload in zip(*(table[name].to_pylist() for name in names), strict=True)
-    }
+    names = ["id", "group", "cluster", "media", "payload"]
+    with _open_table(path, Sample) as file:
+        for batch in file.iter_batches(batch_size=10 * ROW_GROUP, columns=names):
+            columns = [batch.column(name) for name in names]
+            yield from zip(columns[0].to_pylist(), _identities(*columns), strict=True)
+
+
+def _identities(*columns: Any) -> list[str]:
+    """Returns the identity texts of Arrow columns id, group, cluster, media, payload; no escape, no Python loop."""
+    import pyarrow.compute as pc
+
+    identifier, group, cluster, media, payload = columns
+    texts = (identifier, group, cluster, media.flatten())
+    if any(pc.any(pc.match_substring_regex(column, r'["\\\x00-\x1f]')).as_py() for column in texts):
+        rows = zip(*(column.to_pylist() for column in columns), strict=True)
+        return [f"[{','.join([*map(to_json, known), payload])}]" for *known, payload in rows]
+    joined = pc.binary_join_element_wise('["', pc.binary_join(media, '","'), '"]', "")
+    listed = pc.if_else(pc.equal(pc.list_value_length(media), 0), "[]", joined)
+    parts = ('["', identifier, '","', group, '","', cluster, '",', listed, ",", payload, "]", "")
+    return pc.binary_join_element_wise(*parts).to_pylist()
 
 
 def read_samples(path: str | Path) -> list[Sample]:
