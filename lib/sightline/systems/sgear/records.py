@@ -73,8 +73,11 @@ class Anticipation(_Row):
         top: The five best classes, best first.
         top_logits: Their raw logits.
         missing_frames: Slots that were filled with zeros because the store had no vector.
+        horizons: Further anticipation times in seconds, as text, to the five best classes; -1 where the window has
+            no frame.
     """
 
     top: list[int]
     top_logits: list[float]
     missing_frames: int = 0
+    horizons: dict[str, list[int]] = field(default_factory=dict)

@@ -58,12 +58,11 @@ class PrototypeAttention(nn.Module):
         self.tpl_weights = nn.Parameter(torch.randn(self.heads, frames) * 0.02)
         self.gate = nn.Parameter(torch.ones(1))
         self.proj = nn.Linear(width, width)
-        steps = torch.arange(frames)
-        self.register_buffer("_distance", (steps[:, None] - steps).abs(), persistent=False)
 
     def toeplitz(self) -> Tensor:
         """Returns the kernel of each head, [H, T, T]: cosine and sine in turns of three heads, then sine."""
-        table = self.tpl_weights[:, self._distance]
+        steps = torch.arange(self.tpl_weights.shape[1], device=self.tpl_weights.device)
+        table = self.tpl_weights[:, (steps[:, None] - steps).abs()]
         wave = torch.arange(self.heads, device=table.device) // _HEADS_PER_WAVE
         is_cosine = ((wave == 0) | (wave == 2)).view(-1, 1, 1)
         return torch.where(is_cosine, table.cos(), table.sin())

@@ -62,9 +62,10 @@ def mean_outputs(each: list[SgearOutputs]) -> SgearOutputs:
     if len(each) == 1:
         return each[0]
     parts: dict[str, Any] = {entry.name: [getattr(one, entry.name) for one in each] for entry in fields(SgearOutputs)}
-    return SgearOutputs(
-        **{name: None if values[0] is None else torch.stack(values).mean(dim=0) for name, values in parts.items()}
-    )
+    means: dict[str, Any] = {
+        name: None if values[0] is None else torch.stack(values).mean(dim=0) for name, values in parts.items()
+    }
+    return SgearOutputs(**means)
 
 
 class Sgear(nn.Module):
