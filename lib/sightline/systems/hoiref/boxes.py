@@ -1,0 +1,183 @@
+"""Boxes as language models spell them, and back to xyxy pixels.
+
+The genuine spelling is `{<x1><y1><x2><y2>}`, integers of 0-100 of width and height. Other models have other
+habits; a card names one of `FORMATS`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sightline.errors import ConfigError
+from sightline.metrics.boxes import rescale_truncating
+
+GRID = 100
+Box = list[float]
+_NUMBER = r"-?\d+(?:\.\d+)?"
+_GENUINE = re.compile(r"\{" + "".join(rf"<({_NUMBER})>" for _ in range(4)) + r"\}")
+_PART = re.compile(r"<([^<>]*)>")
+_FOUR = re.compile(r"[\[(]\s*" + r"\s*,\s*".join(rf"({_NUMBER})" for _ in range(4)) + r"\s*[\])]")
+_PAIRS = re.compile(rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)\s*,\s*\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)")
+_JSON_KEYS = ("bbox_2d", "bbox", "box_2d", "box")
+
+EMPTY, NO_BOX, WRONG_COUNT, NOT_NUMERIC, NOT_CLOSED = "empty", "no_box", "wrong_count", "not_numeric", "not_closed"
+REVERSED, OUTSIDE, OK = "reversed", "outside", "ok"
+KINDS = (OK, EMPTY, NO_BOX, WRONG_COUNT, NOT_NUMERIC, NOT_CLOSED, REVERSED, OUTSIDE)
+"""What an answer to a box question can be; the last two hold boxes, but unusual ones.
+
+`not_closed` is a box whose braces and angles do not match, as when an answer was cut off or has spaces in it.
+"""
+
+
+def parse_boxes(text: str) -> list[Box]:
+    """Returns every `{<x1><y1><x2><y2>}` of a text, in order, as floats on the 0-100 grid.
+
+    Signs and decimals are taken, as are digits of any script; spaces, `+`, exponents and bare points are not.
+    """
+    return [[float(number) for number in found] for found in _GENUINE.findall(text)]
+
+
+def spell_box(box: Sequence[float], size: tuple[float, float]) -> str:
+    """Returns a box in pixels of (width, height) as `{<x1><y1><x2><y2>}`, cut off towards zero, not clipped."""
+    return "{" + "".join(f"<{number}>" for number in rescale_truncating(np.asarray(box), size, (GRID, GRID))) + "}"
+
+
+def kind_of_answer(text: str) -> str:
+    """Returns one of `KINDS`: whether an answer holds usable genuine boxes, and if not why."""
+    boxes = parse_boxes(text)
+    if boxes:
+        if any(x1 > x2 or y1 > y2 for x1, y1, x2, y2 in boxes):
+            return REVERSED
+        return OUTSIDE if any(not 0 <= value <= GRID for box in boxes for value in box) else OK
+    if not text.strip():
+        return EMPTY
+    _, brace, rest = text.partition("{")
+    if not brace:
+        return NOT_CLOSED if "<" in text else NO_BOX
+    inside, closed, _ = rest.partition("}")
+    if not closed:
+        return NOT_CLOSED
+    parts = _PART.findall(inside)
+    if "".join(f"<{part}>" for part in parts) != inside:
+        return NOT_CLOSED if "<" in inside else NO_BOX
+    if not all(re.fullmatch(_NUMBER, part) for part in parts):
+        return NOT_NUMERIC
+    return WRONG_COUNT
+
+
+@dataclass(frozen=True)
+class BoxFormat:
+    """How a model writes boxes.
+
+    Attributes:
+        name: Name in a card.
+        hint: Sentence that asks for this spelling.
+        read: Text and the picture's (width, height) to boxes, xyxy pixels of that picture.
+    """
+
+    name: str
+    hint: str
+    read: Callable[[str, tuple[float, float]], list[Box]]
+
+
+def _scaled(boxes: Sequence[Sequence[float]], grid: float, size: tuple[float, float]) -> list[Box]:
+    width, height = size
+    return [[x1 / grid * width, y1 / grid * height, x2 / grid * width, y2 / grid * height] for x1, y1, x2, y2 in boxes]
+
+
+def _four_numbers(text: str) -> list[Box]:
+    found = [match.groups() for match in _FOUR.finditer(text)] or [match.groups() for match in _PAIRS.finditer(text)]
+    return [[float(number) for number in numbers] for numbers in found]
+
+
+def _json_values(text: str) -> list[Any]:
+    """Returns the JSON documents that stand in a text, fenced or not."""
+    decoder, found, place = json.JSONDecoder(), [], 0
+    while (match := re.search(r"[\[{]", text[place:])) is not None:
+        start = place + match.start()
+        try:
+            value, place = decoder.raw_decode(text, start)
+            found.append(value)
+        except (ValueError, RecursionError):
+            place = start + 1
+    return found
+
+
+def _json_boxes(value: Any) -> list[Box]:
+    if isinstance(value, dict):
+        for key in _JSON_KEYS:
+            if key in value:
+                return _json_boxes(value[key])
+        return [box for inner in value.values() for box in _json_boxes(inner)]
+    if isinstance(value, list):
+        if len(value) == 4 and all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in value):
+            numbers = [float(one) for one in value]
+            return [numbers] if all(math.isfinite(one) for one in numbers) else []
+        return [box for inner in value for box in _json_boxes(inner)]
+    return []
+
+
+def _from_json(text: str) -> list[Box]:
+    return [box for value in _json_values(text) for box in _json_boxes(value)]
+
+
+def _corners(boxes: list[Box]) -> list[Box]:
+    return [[x, y, x + width, y + height] for x, y, width, height in boxes]
+
+
+FORMATS: dict[str, BoxFormat] = {
+    entry.name: entry
+    for entry in (
+        BoxFormat(
+            "percent",
+            "Answer with the box as {<x1><y1><x2><y2>}, integers from 0 to 100 of width and height.",
+            lambda text, size: _scaled(parse_boxes(text), GRID, size),
+        ),
+        BoxFormat(
+            "list_100",
+            "Answer with the box as [x1, y1, x2, y2], integers from 0 to 100 of width and height.",
+            lambda text, size: _scaled(_four_numbers(text), 100, size),
+        ),
+        BoxFormat(
+            "list_1000",
+            "Answer with the box as [x1, y1, x2, y2], integers from 0 to 1000 of width and height.",
+            lambda text, size: _scaled(_four_numbers(text), 1000, size),
+        ),
+        BoxFormat(
+            "pixels", "Answer with the box as [x1, y1, x2, y2] in pixels.", lambda text, size: _four_numbers(text)
+        ),
+        BoxFormat(
+            "xywh_pixels",
+            "Answer with the box as [x, y, width, height] in pixels.",
+            lambda text, size: _corners(_four_numbers(text)),
+        ),
+        BoxFormat(
+            "json_pixels",
+            'Answer with JSON only: [{"bbox_2d": [x1, y1, x2, y2]}], in pixels.',
+            lambda text, size: _from_json(text),
+        ),
+        BoxFormat(
+            "json_1000",
+            'Answer with JSON only: [{"bbox_2d": [x1, y1, x2, y2]}], from 0 to 1000 of width and height.',
+            lambda text, size: _scaled(_from_json(text), 1000, size),
+        ),
+    )
+}
+
+
+def box_format(name: str) -> BoxFormat:
+    """Returns a format by its name.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
+    if name not in FORMATS:
+        raise ConfigError([f"box format {name!r} is unknown; use one of {', '.join(FORMATS)}"])
+    return FORMATS[name]
