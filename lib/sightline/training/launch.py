@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -14,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from sightline.errors import ResumableStop, SightlineError
+from sightline.llm.main_script import main_script_left_alone
 
 
 def run_processes(count: int, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
@@ -50,7 +49,7 @@ def run_processes(count: int, function: Callable[..., Any], arguments: Mapping[s
     )
     previous = signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
-        with _main_left_alone():
+        with main_script_left_alone():
             return elastic_launch(config, _call)(function, dict(arguments))[0]
     except SignalException as error:
         raise ResumableStop(
@@ -64,19 +63,6 @@ def run_processes(count: int, function: Callable[..., Any], arguments: Mapping[s
         ) from None
     finally:
         signal.signal(signal.SIGUSR1, previous)
-
-
-@contextmanager
-def _main_left_alone() -> Iterator[None]:
-    """Keeps new interpreters from running this process's main script first, which may be a job's own."""
-    main = sys.modules["__main__"]
-    kept: dict[str, Any] = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
-    vars(main).pop("__file__", None)
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        vars(main).update(kept)
 
 
 @record

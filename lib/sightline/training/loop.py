@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,75 +22,20 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object, send_to_device, set_seed
 from torch import Tensor, nn
-from transformers.optimization import get_scheduler
 
-from sightline.errors import ConfigError, InputError, NonFiniteError, ResumableStop
+from sightline.errors import InputError, NonFiniteError, ResumableStop
 from sightline.records.lease import lease
 from sightline.run.progress import progress_bar
 from sightline.run.shards import StopRequest
 from sightline.training.curves import Curve
+from sightline.training.optimizers import LoopSettings, make_optimizer, make_schedule
 from sightline.training.state import read_state, rng_state, set_rng_state, write_state
+
+__all__ = ["Durable", "LoopSettings", "TrainResult", "Work", "step_items", "train_loop"]
 
 log = logging.getLogger(__name__)
 STATE_FILE = "state.pt"
 _SHOWN = 8
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """How a model is trained.
-
-    Attributes:
-        epochs: Passes over the items; None when `max_steps` says how long.
-        max_steps: Optimiser steps; the schedule ends there.
-        max_seconds: Ends the training early, which makes its result depend on the machine's speed.
-        batch_size: Items of a micro batch.
-        accumulation: Micro batches per optimiser step and process; what an epoch leaves over is a smaller step.
-        learning_rate: AdamW's, after the warm-up.
-        weight_decay: AdamW's.
-        betas: AdamW's.
-        eps: AdamW's.
-        warmup_steps: Steps over which the learning rate rises from 0.
-        schedule: What it does afterwards; `linear` and `cosine` end at 0.
-        max_grad_norm: The gradient is scaled down to this norm; None leaves it.
-        precision: `auto` is bfloat16 (autocast, trained weights in float32) on a GPU, float32 on a CPU.
-        shuffle: A new order for every epoch.
-        seed: Of order and dropout.
-        save_every: Steps between checkpoints; 0 saves only when stopped and at the end.
-    """
-
-    epochs: int | None = 1
-    max_steps: int | None = None
-    max_seconds: float | None = None
-    batch_size: int = 1
-    accumulation: int = 1
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    warmup_steps: int = 0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    max_grad_norm: float | None = 1.0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    shuffle: bool = True
-    seed: int = 0
-    save_every: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuses values no loop can run with.
-
-        Raises:
-            ConfigError: A value is out of range.
-        """
-        problems = [
-            f"training: {name} must be at least {least}, not {getattr(self, name)}"
-            for name, least in (("epochs", 1), ("max_steps", 1), ("batch_size", 1), ("accumulation", 1))
-            if getattr(self, name) is not None and getattr(self, name) < least
-        ]
-        if self.epochs is None and self.max_steps is None:
-            problems.append("training: give epochs or max_steps")
-        if problems:
-            raise ConfigError(problems)
 
 
 @dataclass(frozen=True)
@@ -165,6 +110,7 @@ def train_loop(
     device: str = "cpu",
     durable: Durable | None = None,
     watch: Callable[[int, nn.Module], None] | None = None,
+    factor: Callable[[int], float] | None = None,
     description: str = "train",
 ) -> TrainResult:
     """Trains the parameters of `model` that require a gradient, in place, and leaves it in eval mode.
@@ -180,6 +126,7 @@ def train_loop(
         device: `cpu` or `cuda`.
         durable: Where to resume from and save to; None keeps nothing.
         watch: Called with the step and the model before gradients are clipped.
+        factor: Step (from 0) to the factor on the learning rate, in place of the settings' schedule and warm-up.
         description: Of the progress bar.
 
     Raises:
@@ -192,7 +139,7 @@ def train_loop(
         raise InputError("there is nothing to train on", mend="choose a dataset whose train split has samples")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError("no parameter is trainable", field="trainable", mend="name the parameters to train")
-    run = _Run(model, work, settings, device, durable)
+    run = _Run(model, work, settings, device, durable, factor)
     try:
         with ExitStack() as stack:
             if durable is not None and run.accelerator.is_main_process:
@@ -206,7 +153,13 @@ class _Run:
     """One process's part of a training."""
 
     def __init__(
-        self, model: nn.Module, work: Work, settings: LoopSettings, device: str, durable: Durable | None
+        self,
+        model: nn.Module,
+        work: Work,
+        settings: LoopSettings,
+        device: str,
+        durable: Durable | None,
+        factor: Callable[[int], float] | None,
     ) -> None:
         self.work, self.settings, self.durable = work, settings, durable
         half = settings.precision == "bfloat16" or (settings.precision == "auto" and device != "cpu")
@@ -217,23 +170,12 @@ class _Run:
         if half:  # updates far below the weights would be rounded away in bfloat16
             for parameter in self.parameters:
                 parameter.data = parameter.data.float()
-        optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-        )
+        optimizer = make_optimizer(model, settings)
         self.world = self.accelerator.num_processes
         self.size = settings.batch_size * settings.accumulation * self.world
         self.steps_per_epoch = -(-len(work.names) // self.size)
         self.total = settings.max_steps or self.steps_per_epoch * (settings.epochs or 1)
-        self.schedule = get_scheduler(
-            {"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule),
-            optimizer,
-            num_warmup_steps=settings.warmup_steps,
-            num_training_steps=self.total,
-        )
+        self.schedule = make_schedule(optimizer, settings, self.total, factor)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.step, self.seconds = 0, 0.0
 
