@@ -53,7 +53,7 @@ class Column:
     Attributes:
         values: float64 [n], numerators.
         denominators: float64 [n], not negative; 0 where there is nothing to count.
-        groups: Class of each row [n]; read by `class_mean` alone.
+        groups: Class of each row [n]; read by the class means alone.
     """
 
     values: np.ndarray
@@ -114,18 +114,44 @@ def mean(columns: Sequence[Column], weights: np.ndarray) -> np.ndarray:
     return _divide(_weighted_sum(weights, quotients), _weighted_sum(weights, counted.astype(np.float64)))
 
 
+def _class_ratios(column: Column, weights: np.ndarray) -> np.ndarray:
+    """Returns each class's ratio of sums, [R, classes]; NaN where a class has nothing to divide by.
+
+    Rows are sorted by class once and summed in runs, so that thousands of classes cost one pass.
+    """
+    counted = np.flatnonzero(column.denominators > 0)
+    if not len(counted):
+        return np.zeros((len(weights), 0))
+    _, labels = np.unique(column.groups[counted].astype(str), return_inverse=True)
+    order = counted[np.argsort(labels, kind="stable")]
+    starts = np.concatenate([[0], np.cumsum(np.bincount(labels))[:-1]])
+    sorted_weights = weights[:, order]
+    tops = np.add.reduceat(sorted_weights * column.values[order], starts, axis=1)
+    return _divide(tops, np.add.reduceat(sorted_weights * column.denominators[order], starts, axis=1))
+
+
 def class_mean(columns: Sequence[Column], weights: np.ndarray) -> np.ndarray:
     """Returns the mean over classes of each class's ratio of sums; absent classes do not count, [R]."""
     (column,) = columns
-    total = np.zeros(len(weights))
-    present = np.zeros(len(weights))
-    for label in sorted(set(column.groups[column.denominators > 0])):
-        rows = column.groups == label
-        part = Column(column.values[rows], column.denominators[rows], column.groups[rows])
-        ratio = ratio_of_sums([part], weights[:, rows])
-        total += np.nan_to_num(ratio, nan=0.0)
-        present += np.isfinite(ratio)
-    return _divide(total, present)
+    ratios = _class_ratios(column, weights)
+    return _divide(np.nansum(ratios, axis=1), np.isfinite(ratios).sum(axis=1).astype(np.float64))
+
+
+def class_mean_of_all(columns: Sequence[Column], weights: np.ndarray) -> np.ndarray:
+    """Returns the sum over classes of each class's ratio of sums, over the number of all classes there are, [R].
+
+    The second column holds that number in each of its rows. Absent classes count as 0: S-GEAR's `top1_meancls`.
+    """
+    column, number = columns
+    ratios = _class_ratios(column, weights)
+    classes = number.values.max(initial=0.0)
+    present = np.isfinite(ratios).any(axis=1)
+    return _divide(np.where(present, np.nansum(ratios, axis=1), 0.0), np.where(present, classes, 0.0))
+
+
+def class_mean_gain(columns: Sequence[Column], weights: np.ndarray) -> np.ndarray:
+    """Returns the class mean of the first column minus that of the second, [R]; both read the same weights."""
+    return class_mean(columns[:1], weights) - class_mean(columns[1:], weights)
 
 
 def f_of_ratios(columns: Sequence[Column], weights: np.ndarray) -> np.ndarray:
@@ -155,6 +181,8 @@ AGGREGATES: dict[str, Callable[[Sequence[Column], np.ndarray], np.ndarray]] = {
     "mean": mean,
     "ratio_of_sums": ratio_of_sums,
     "class_mean": class_mean,
+    "class_mean_of_all": class_mean_of_all,
+    "class_mean_gain": class_mean_gain,
     "f_of_ratios": f_of_ratios,
     "f_gain": f_gain,
 }
