@@ -45,6 +45,10 @@ class TrainingCard(Strict):
     mem_mb: int = Field(4000, gt=0, description="Host memory of the job.")
     gpu_memory_gb: float = Field(0, ge=0, description="GPU memory of a process; 0 trains on the CPU.")
 
+    def starts_from(self, variants: dict[str, Any]) -> str | None:
+        """Returns the training whose checkpoint this one starts from: that of its base, unless a room says else."""
+        return variants[self.base].trained_by if self.base in variants else None
+
 
 def chain_of(trainings: dict[str, Any], variants: dict[str, Any], variant: str) -> list[str]:
     """Returns the trainings a variant's weights come from, the last one first; stops where it would go round."""
@@ -52,8 +56,7 @@ def chain_of(trainings: dict[str, Any], variants: dict[str, Any], variant: str) 
     name = variants[variant].trained_by if variant in variants else None
     while name is not None and name in trainings and name not in chain:
         chain.append(name)
-        base = variants.get(trainings[name].base)
-        name = base.trained_by if base else None
+        name = trainings[name].starts_from(variants)
     return chain
 
 
@@ -80,6 +83,6 @@ def check_trainings(system: str, card: Any, datasets: dict[str, Any], nearest: A
             problems.append(f"{where}: {unknown(variant.trained_by, card.training)}")
             continue
         last = chain_of(card.training, card.variants, name)[-1]
-        base = card.variants.get(card.training[last].base)
-        if base is not None and base.trained_by is not None and base.trained_by in card.training:
-            problems.append(f"{where}: the training starts from its own result ({base.trained_by})")
+        again = card.training[last].starts_from(card.variants)
+        if again is not None and again in card.training:
+            problems.append(f"{where}: the training starts from its own result ({again})")

@@ -60,8 +60,8 @@ class Trainings:
 
     def base_checkpoint(self, wildcards: Any) -> list[str]:
         """Returns the checkpoint it starts from, if that was trained here too."""
-        trained = self._base(wildcards).trained_by
-        return [self.checkpoint(trained)] if trained else []
+        first = self._card(wildcards).starts_from(self.flow.systems[self.system].variants)
+        return [self.checkpoint(first)] if first else []
 
     def settings(self, wildcards: Any) -> dict[str, Any]:
         """Returns the training's settings, and under `base` those of the variant it starts from."""
