@@ -24,12 +24,12 @@ class LoopSettings:
         max_seconds: Ends the training early, which makes its result depend on the machine's speed.
         batch_size: Items of a micro batch.
         accumulation: Micro batches per optimiser step and process; what an epoch leaves over is a smaller step.
-        optimizer: `adamw`, or `sgd` as torch has it.
+        optimizer: By its name in torch.
         learning_rate: After the warm-up.
-        weight_decay: AdamW's, or the L2 term of SGD.
+        weight_decay: AdamW's, or the L2 term of the others.
         bias_decay: Factor on the weight decay of biases and batch norms.
-        betas: AdamW's.
-        eps: AdamW's.
+        betas: AdamW's and Adam's.
+        eps: AdamW's and Adam's.
         momentum: SGD's.
         nesterov: SGD's look-ahead momentum.
         warmup_steps: Steps over which the learning rate rises from 0.
@@ -46,7 +46,7 @@ class LoopSettings:
     max_seconds: float | None = None
     batch_size: int = 1
     accumulation: int = 1
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = 1e-4
     weight_decay: float = 0.01
     bias_decay: float = 1.0
@@ -101,7 +101,8 @@ def make_optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.Opti
             nesterov=settings.nesterov,
             weight_decay=settings.weight_decay,
         )
-    return torch.optim.AdamW(
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    return kind(
         groups,
         lr=settings.learning_rate,
         betas=settings.betas,

@@ -50,11 +50,11 @@ class SgearOutputs:
     past_mean: Tensor
     feature_errors: Tensor
 
-    def as_dict(self) -> dict[str, Tensor]:
-        """Returns what is there by name."""
-        return {
-            entry.name: getattr(self, entry.name) for entry in fields(self) if getattr(self, entry.name) is not None
-        }
+    def float(self) -> SgearOutputs:
+        """Returns the outputs in float32, for sums after a pass in less."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        whole: dict[str, Any] = {name: None if one is None else one.float() for name, one in values.items()}
+        return SgearOutputs(**whole)
 
 
 def mean_outputs(each: list[SgearOutputs]) -> SgearOutputs:
