@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sightline.assets.asset_record import locate
 from sightline.errors import InputError
+from sightline.records.files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +21,39 @@ if TYPE_CHECKING:
     from sightline.systems.sgear.windows import WindowSettings
 
 _FROM_FILE = 1  # classes are what the checkpoint has
+
+
+def input_files(weights: Sequence[str], trained: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Path]:
+    """Returns what a variant's `assets` name, by role; a checkpoint trained here takes the place of an asset's.
+
+    Args:
+        weights: Records of the acquired assets.
+        trained: The checkpoint trained here, or nothing.
+        settings: `assets`: role to asset and file inside it.
+    """
+    records = {str(read_json(path)["asset"]): Path(path) for path in weights}
+    files = {role: locate(records[entry["asset"]], entry["file"]) for role, entry in settings["assets"].items()}
+    return {**files, "checkpoint": Path(trained[0])} if trained else files
+
+
+def feature_paths(files: Mapping[str, Path]) -> list[Path]:
+    """Returns the feature files of a variant in the order in which their channels are joined."""
+    roles = sorted((role for role in files if role.split("_")[0] == "features"), key=lambda role: (len(role), role))
+    return [files[role].parent if files[role].name == "data.mdb" else files[role] for role in roles]
+
+
+@contextmanager
+def stored_inputs(files: Mapping[str, Path], settings: Mapping[str, Any]) -> Iterator[ReadInputs]:
+    """Opens a variant's stored features for as long as the context lasts.
+
+    Raises:
+        StoreError: A file is missing, damaged, or of another width than the model's `input_dim`.
+    """
+    from sightline.systems.sgear.feature_lmdb import FeatureReader
+    from sightline.systems.sgear.predict import feature_inputs
+
+    with FeatureReader(feature_paths(files), dim=settings["model"]["input_dim"]) as reader:
+        yield feature_inputs(reader, window_settings(settings))
 
 
 def window_settings(settings: Mapping[str, Any]) -> WindowSettings:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from sightline.errors import InputError
 from sightline.features.store import FeatureStore
 from sightline.records.files import content_key
 from sightline.records.types import Prediction, Sample
@@ -192,24 +191,3 @@ def _answers(
         kept = {"logits": {**files, "row": row}} if files else {}
         answers.append(Prediction(sample.id, "ok", output=output.to_json(), files=kept))
     return answers
-
-
-def read_logits(predictions: Sequence[Prediction], store: FeatureStore) -> np.ndarray:
-    """Returns the raw logits of predictions, float32 [n, A], in their order.
-
-    Raises:
-        InputError: Some have none; says how many. They are never taken as zeros.
-    """
-    absent = [one.id for one in predictions if "logits" not in one.files]
-    if absent:
-        raise InputError(
-            f"{len(absent)} of {len(predictions)} predictions have no logits",
-            item=", ".join(absent[:3]),
-            mend="leave out what failed, or run its shards again",
-        )
-    return np.stack(
-        [
-            store.read(one.files["logits"]["key"], ["logits"])["logits"][one.files["logits"]["row"]]
-            for one in predictions
-        ]
-    )
