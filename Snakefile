@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(workflow.basedir, "lib")))
 
 from sightline.config.attempts import growing
 from sightline.registry import load_plan
+from sightline.run.cluster import refuse_what_cannot_run, request_params
 from sightline.run.environment import use_library
 from sightline.run.lock import note_holder, release_dead_lock
 
@@ -27,6 +28,7 @@ release_dead_lock()
 
 onstart:
     note_holder()
+    refuse_what_cannot_run(workflow, plan)
 
 
 include: "rules/common.smk"

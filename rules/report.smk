@@ -46,6 +46,7 @@ rule report:
 rule check:
     log:
         "results/logs/check.log",
+    retries: 0
     localrule: True
     conda:
         "../envs/core.yaml"
@@ -53,6 +54,7 @@ rule check:
     params:
         config=plan.flow.main.model_dump(mode="json"),
         root=Path(workflow.basedir, "config").as_posix(),
+        cluster=request_params(workflow),
     message:
         "What this configuration needs, what is there, what is missing"
     script:

@@ -1,4 +1,4 @@
-"""Prints what the configuration needs, what is there and what is missing."""
+"""Prints what the configuration and the profile need, what is there and what is missing; fails if something is."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from sightline.run.logs import stage
 
 with stage(snakemake) as job:
     from sightline.registry import load_plan
-    from sightline.run.check import describe, render
+    from sightline.run.check import check
 
-    report = describe(load_plan(snakemake.params.config, Path(snakemake.params.root)), Path.cwd())
-    print(render(report))
+    plan = load_plan(snakemake.params.config, Path(snakemake.params.root))
+    check(plan, Path.cwd(), snakemake.params.cluster)

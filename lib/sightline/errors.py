@@ -87,6 +87,10 @@ class DeviceError(SightlineError):
     """The device that the job was given cannot run it."""
 
 
+class ClusterError(SightlineError):
+    """The cluster does not have what a profile asks for, or does not answer."""
+
+
 class BackendError(SightlineError):
     """A language model, or the server it runs on, did not answer."""
 

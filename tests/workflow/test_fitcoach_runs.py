@@ -215,7 +215,9 @@ def test_partial_targets_are_planned(acquired: Checkout, target: str, rules: set
 def test_check_says_what_is_needed_and_what_is_missing(finished: Checkout) -> None:
     output = finished.snakemake("check")
     assert "fitcoach_demo" in output
-    missing = finished.snakemake("check", "--configfile", "config/full.yaml", "--config", "feature_store=lmdb")
+    missing = finished.snakemake(
+        "check", "--configfile", "config/full.yaml", "--config", "feature_store=lmdb", ok=False
+    )
     for words in ("qevd_benchmark", "llama2_7b", "Llama 2 Community License", "local_assets.qevd_benchmark"):
         assert words in missing
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from sightline.config.load import asset_files
 from sightline.config.plan import Plan
 
@@ -19,3 +22,13 @@ def needed_assets(plan: Plan) -> dict[str, list[str]]:
             for asset in plan.judging.assets_of(judge):
                 needs.setdefault(asset, []).append(f"judge {judge}")
     return {asset: list(dict.fromkeys(reasons)) for asset, reasons in needs.items()}
+
+
+def models_of(plan: Plan) -> Iterator[tuple[str, Any]]:
+    """Yields every selected variant and extractor with a name for it."""
+    for run in plan.runs:
+        card = plan.card(run.system)
+        variant = card.variants[run.variant]
+        yield f"{run.system}/{run.variant}", variant
+        if variant.extractor:
+            yield variant.extractor, card.extractors[variant.extractor]

@@ -16,11 +16,14 @@ from pydantic import BaseModel
 
 from sightline.assets.wordnet import INSTALL, default_target, is_complete
 from sightline.config.models import AssetFile, SystemCard
-from sightline.config.needs import needed_assets
+from sightline.config.needs import models_of, needed_assets
 from sightline.config.plan import Plan
+from sightline.errors import ClusterError, InputError
 from sightline.run.asset_check import AssetState, asset_state
+from sightline.run.cluster import ClusterRequest, Partition, ask_cluster, cluster_problems, gpu_users
 
 _GB = 1e9
+SCRATCH_GB = 1.0
 _WIDTH = 100
 _LABELS = {
     "present": "present",
@@ -62,6 +65,7 @@ class CheckReport:
         gpus: GPUs of this machine; empty when there are none or they cannot be asked.
         metric_data: (what, whether it is there, what to do or where it is).
         estimates: Time per stage.
+        partitions: Partitions of the cluster; None when jobs run here.
         missing: What stops the run, each with its mend.
         remarks: What does not stop it but should be known.
     """
@@ -73,6 +77,7 @@ class CheckReport:
     gpus: tuple[Gpu, ...]
     metric_data: tuple[tuple[str, bool, str], ...]
     estimates: tuple[StageEstimate, ...]
+    partitions: dict[str, Partition] | None
     missing: tuple[str, ...]
     remarks: tuple[str, ...]
 
@@ -145,16 +150,6 @@ def _assets(plan: Plan, workdir: Path) -> list[AssetState]:
     ]
 
 
-def _models(plan: Plan) -> Iterator[tuple[str, Any]]:
-    """Yields every selected variant and extractor with a name for it."""
-    for run in plan.runs:
-        card = plan.card(run.system)
-        variant = card.variants[run.variant]
-        yield f"{run.system}/{run.variant}", variant
-        if variant.extractor:
-            yield variant.extractor, card.extractors[variant.extractor]
-
-
 def _estimates(plan: Plan) -> list[StageEstimate]:
     found: dict[tuple[str, str], StageEstimate] = {}
     limit = plan.flow.main.limits.samples
@@ -210,7 +205,7 @@ def _metric_data(plan: Plan, assets: list[AssetState]) -> list[tuple[str, bool, 
 
 def _gpu_remarks(plan: Plan, gpus: tuple[Gpu, ...]) -> list[str]:
     largest = max((gpu.memory_gb for gpu in gpus), default=0.0)
-    wanting = {name: model.gpu_memory_gb for name, model in _models(plan) if model.gpu_memory_gb > largest}
+    wanting = {name: model.gpu_memory_gb for name, model in models_of(plan) if model.gpu_memory_gb > largest}
     if not wanting:
         return []
     listed = ", ".join(f"{name} ({gigabytes:g} GB)" for name, gigabytes in wanting.items())
@@ -221,12 +216,32 @@ def _gpu_remarks(plan: Plan, gpus: tuple[Gpu, ...]) -> list[str]:
     ]
 
 
-def describe(plan: Plan, workdir: str | Path) -> CheckReport:
-    """Compares what the selected runs need with what this machine has.
+def _cluster(plan: Plan, request: ClusterRequest | None) -> tuple[dict[str, Partition] | None, list[str]]:
+    """Returns what the cluster has and what it lacks of what the profile asks for."""
+    if request is None:
+        return None, []
+    try:
+        cluster = ask_cluster()
+        return cluster, cluster_problems(request, cluster, gpu_users(plan, request))
+    except ClusterError as error:
+        return {}, [str(error)]
+
+
+def _disk(needed_gb: float, free_gb: float, folder: Path) -> list[str]:
+    """Returns a problem when assets do not fit, or when there is no room to work at all."""
+    wanted = max(needed_gb, SCRATCH_GB)
+    if wanted <= free_gb:
+        return []
+    return [f"disk: {wanted:.1f} GB needed, {free_gb:.1f} GB free in {folder}. Free some, or move it"]
+
+
+def describe(plan: Plan, workdir: str | Path, request: ClusterRequest | None = None) -> CheckReport:
+    """Compares what the selected runs need with what this machine, and the cluster, have.
 
     Args:
         plan: The checked configuration.
         workdir: Working folder of the workflow, which holds `results/`.
+        request: What the profile asks of the cluster; None when jobs run here.
     """
     folder = Path(workdir)
     assets = _assets(plan, folder)
@@ -238,21 +253,24 @@ def describe(plan: Plan, workdir: str | Path) -> CheckReport:
         for asset in assets
         if asset.state == "supply" and not asset.optional
     ]
-    if needed_gb > free_gb:
-        missing.append(f"disk: {needed_gb:.1f} GB needed, {free_gb:.1f} GB free in {folder}. Free some, or move it")
+    missing += _disk(needed_gb, free_gb, folder)
+    partitions, lacking = _cluster(plan, request)
+    missing += lacking
     metric_data = _metric_data(plan, assets)
     remarks = [f"without {what}, a metric is absent: {how}" for what, there, how in metric_data if not there]
-    remarks += _gpu_remarks(plan, gpus)
+    if request is None:
+        remarks += _gpu_remarks(plan, gpus)
     if plan.flow.main.limits.samples:
         remarks.append(f"partial: at most {plan.flow.main.limits.samples} samples per dataset (limits.samples)")
     return CheckReport(
         runs=tuple(f"{run.system} on {run.dataset} as {run.variant}" for run in plan.runs),
         assets=tuple(assets),
         free_gb=free_gb,
-        gpu_needed_gb=max((model.gpu_memory_gb for _, model in _models(plan)), default=0.0),
+        gpu_needed_gb=max((model.gpu_memory_gb for _, model in models_of(plan)), default=0.0),
         gpus=gpus,
         metric_data=tuple(metric_data),
         estimates=tuple(_estimates(plan)),
+        partitions=partitions,
         missing=tuple(missing),
         remarks=tuple(remarks),
     )
@@ -302,12 +320,22 @@ def _machine_lines(report: CheckReport) -> list[str]:
     ]
 
 
+def _cluster_lines(report: CheckReport) -> list[str]:
+    if not report.partitions:
+        return []
+    lines = ["", "Cluster"]
+    for name, partition in sorted(report.partitions.items()):
+        gpus = f"{partition.gpus} GPUs per node" if partition.gpus else "no GPUs"
+        lines.append(f"  partition {name}: {'up' if partition.up else 'DOWN'}, {gpus}")
+    return lines
+
+
 def render(report: CheckReport) -> str:
     """Returns the report as plain text that ends with `ready to run` or with what is missing."""
     lines = ["What will run", *(f"  {run}" for run in report.runs), "", "Files"]
     for asset in report.assets:
         lines += _asset_lines(asset)
-    lines += ["", *_machine_lines(report)]
+    lines += ["", *_machine_lines(report), *_cluster_lines(report)]
     if report.metric_data:
         lines += ["", "Data that metrics read"]
         for what, there, how in report.metric_data:
@@ -328,3 +356,17 @@ def render(report: CheckReport) -> str:
         for entry in report.missing:
             lines += _wrapped(f"- {entry}", 2, 4)
     return "\n".join(lines)
+
+
+def check(plan: Plan, workdir: str | Path, request: dict[str, Any] | None) -> None:
+    """Prints the report.
+
+    Raises:
+        InputError: Something is missing.
+    """
+    report = describe(plan, workdir, ClusterRequest(**request) if request else None)
+    print(render(report))
+    if not report.ok:
+        count = len(report.missing)
+        what = "1 thing is" if count == 1 else f"{count} things are"
+        raise InputError(f"not ready, {what} missing", mend="the list above says how to get each")
