@@ -21,7 +21,7 @@ rule fitcoach_train:
     wildcard_constraints:
         training=fitcoach.training.names,
     conda:
-        "../../envs/llm.yaml"
+        "../../envs/train.yaml"
     threads: fitcoach.training.threads
     resources:
         mem_mb=growing(fitcoach.training.mem_mb),
