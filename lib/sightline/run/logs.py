@@ -22,6 +22,8 @@ from typing import Any, TextIO
 
 from sightline.errors import SightlineError
 from sightline.records.files import write_json
+from sightline.run.environment import process_environment
+from sightline.run.gpus import gpu_lease
 
 log = logging.getLogger("sightline")
 TIMINGS = Path("results/work/timings")
@@ -60,10 +62,12 @@ class Job:
     Attributes:
         name: Rule name and wildcards, e.g. `fitcoach_predict~demo_test~demo~1-of-2`.
         counts: What the stage wants to tell in the timings table (items, bytes, model calls).
+        gpus: The devices it holds; it sees no others.
     """
 
     name: str
     counts: dict[str, Any] = field(default_factory=dict)
+    gpus: list[str] = field(default_factory=list)
 
 
 def keep_own_packages() -> None:
@@ -108,12 +112,13 @@ def _timing(job: Job, started: float, cpu_started: float, status: str) -> dict[s
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "counts": job.counts,
+        "gpus": job.gpus,
     }
 
 
 @contextmanager
 def stage(snakemake: Any) -> Iterator[Job]:
-    """Runs an adapter's one call with its log attached, its errors explained and its time recorded."""
+    """Runs an adapter's one call with its log attached, its GPUs held, its errors explained and its time recorded."""
     keep_own_packages()
     wildcards = [str(value) for value in snakemake.wildcards]
     job = Job("~".join([snakemake.rule, *wildcards]))
@@ -128,7 +133,8 @@ def stage(snakemake: Any) -> Iterator[Job]:
         logging.getLogger("httpx").setLevel(logging.WARNING)
         status = "failed"
         try:
-            yield job
+            with gpu_lease(snakemake.resources.get("gpu", 0), process_environment()) as job.gpus:
+                yield job
             status = "ok"
             if job.counts:
                 log.info("%s: %s", job.name, ", ".join(f"{key} {value}" for key, value in job.counts.items()))
