@@ -1,7 +1,7 @@
 """Stored logits of a run as scores: what metrics, fusion and submissions read. Loads no model.
 
-An item of the store is a block: `logits` float32 [rows, A] of the answered samples, of a fusion or a baseline `verb` and
-`noun` beside them where they are no marginals. `Prediction.files["logits"]` names key, digest and row.
+An item of the store is a block: `logits` float32 [rows, A] of the answered samples; a fusion has `verb` and
+`noun` beside them, which are no marginals. `Prediction.files["logits"]` names key, digest and row.
 """
 
 from __future__ import annotations
