@@ -16,7 +16,7 @@ class ChatServer:
     """Serves `/v1/chat/completions`.
 
     `script` holds one entry per request, then `answer` decides: `{"status": n, "headers": {...}, "body": text}`,
-    `{"sleep": seconds}`, `{"drop": True}` (close without an answer).
+    `{"sleep": seconds}`, `{"drop": True}` (close without an answer). `models` are listed under `/v1/models`.
     """
 
     def __init__(self, answer=lambda payload: '{"score": 3}'):
@@ -24,6 +24,7 @@ class ChatServer:
         self.script = []
         self.requests = []
         self.headers = []
+        self.models = ["tiny"]
         self._lock = threading.Lock()
         outer = self
 
@@ -31,6 +32,13 @@ class ChatServer:
             def do_POST(self):
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     outer.respond(self)
+
+            def do_GET(self):
+                data = json.dumps({"object": "list", "data": [{"id": name} for name in outer.models]}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
 
             def log_message(self, *_arguments):
                 pass

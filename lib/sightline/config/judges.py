@@ -59,15 +59,16 @@ class JudgeCard(Strict):
 
     title: str = Field(description="Name for people.")
     backend: Literal["mock", "transformers", "vllm", "openai", "replay"] = Field(
-        description="`mock`: no model, deterministic, means nothing; `transformers`, `vllm`: a model folder in the "
-        "job itself; `openai`: any server of that interface; `replay`: answers from a file."
+        description="`mock`: no model, deterministic, means nothing; `transformers`: a model folder in the job "
+        "itself; `vllm`: the same with vLLM (`weights`), or a vLLM server (`url` and `model`); `openai`: any server of "
+        "that interface; `replay`: answers from a file."
     )
     prompt: str = Field(description="Prompt, from config/prompts.")
     weights: AssetFile | None = Field(None, description="Model folder (transformers, vllm).")
-    url: str | None = Field(None, description="Base address of the server, up to /v1 (openai).")
-    model: str | None = Field(None, description="Model name the server knows (openai).")
+    url: str | None = Field(None, description="Base address of the server, up to /v1 (openai, vllm).")
+    model: str | None = Field(None, description="Model name the server knows (openai, vllm).")
     revision: str = Field("1", description="Raise it when the server's model changes; answers are then asked anew.")
-    api_key_file: str | None = Field(None, description="File whose first line is the key (openai).")
+    api_key_file: str | None = Field(None, description="File whose first line is the key (openai, vllm).")
     replies: str | None = Field(None, description="File of recorded answers (replay).")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="Precision of a model folder.")
     max_new_tokens: int = Field(64, ge=1, description="Longest answer in tokens.")
@@ -77,8 +78,8 @@ class JudgeCard(Strict):
     seed: int = Field(0, ge=0, description="Seed of the draws.")
     repeats: int = Field(1, ge=1, description="Answers per pair; needs a temperature. Mean and spread are reported.")
     batch_size: int = Field(8, ge=1, description="Pairs asked at once.")
-    timeout_s: float = Field(120.0, gt=0, description="Longest wait for an answer (openai).")
-    attempts: int = Field(5, ge=1, description="Tries per request (openai).")
+    timeout_s: float = Field(120.0, gt=0, description="Longest wait for an answer (openai, vllm server).")
+    attempts: int = Field(5, ge=1, description="Tries per request (openai, vllm server).")
     failed_replies: int = Field(
         0, ge=0, description="Requests that may stay without an answer before the stage stops; answers are kept."
     )
@@ -91,7 +92,10 @@ class JudgeCard(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> JudgeCard:
-        needs = {"transformers": ("weights",), "vllm": ("weights",), "openai": ("url", "model"), "replay": ("replies",)}
+        if self.backend == "vllm" and (self.weights is None) == (self.url is None):
+            raise ValueError("the backend vllm needs `weights` (offline), or `url` and `model` (a server), not both")
+        needs = {"transformers": ("weights",), "openai": ("url", "model"), "replay": ("replies",)}
+        needs["vllm"] = needs["openai"] if self.url else needs["transformers"]
         for name in needs.get(self.backend, ()):
             if getattr(self, name) is None:
                 raise ValueError(f"the backend {self.backend} needs `{name}`")

@@ -1,7 +1,8 @@
 """Any server that speaks the OpenAI chat interface: vLLM, transformers serve, llama.cpp, a provider.
 
 Timeouts, broken connections, 429, 5xx and bodies that make no sense are tried again with growing pauses; what still
-fails is a failed reply with its reason. Any other refusal (wrong key, unknown model) stops at once.
+fails is a failed reply with its reason, and so is a prompt that the model's context cannot hold. Any other refusal
+(wrong key, unknown model) stops at once.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from sightline.llm.pictures import openai_turns
 log = logging.getLogger(__name__)
 _SHOWN = 200
 _TOP = 20  # most alternatives the interface tells
+# How servers say that a prompt does not fit; the interface has a code for it that not all of them give.
+_TOO_LONG = ("context_length_exceeded", "context length", "maximum model length", "context size")
 
 
 class _TryAgain(Exception):
@@ -30,6 +33,10 @@ class _TryAgain(Exception):
     def __init__(self, reason: str, pause_s: float | None = None) -> None:
         super().__init__(reason)
         self.pause_s = pause_s
+
+
+class _TooLong(Exception):
+    """The prompt does not fit into the model's context; other requests may."""
 
 
 class OpenAiBackend:
@@ -93,7 +100,7 @@ class OpenAiBackend:
     def _answer(self, request: Request) -> Reply:
         try:
             body = self._post(self._payload(request), _reply_parts)
-        except _TryAgain as failure:
+        except (_TryAgain, _TooLong) as failure:
             return Reply.failed(request.id, str(failure))
         text, finish, usage = body
         return Reply(
@@ -108,7 +115,7 @@ class OpenAiBackend:
         payload = self._payload(request) | {"max_tokens": 1, "temperature": 0.0, "logprobs": True, "top_logprobs": _TOP}
         try:
             top = self._post(payload, _first_alternatives)
-        except _TryAgain as failure:
+        except (_TryAgain, _TooLong) as failure:
             raise InputError(
                 f"no log-probabilities: {failure}", file=self._url, item=request.id,
                 mend="use a server that returns logprobs, or the backend transformers",
@@ -154,6 +161,8 @@ class OpenAiBackend:
         status, shown = response.status_code, " ".join(response.text.split())[:_SHOWN]
         if status in (408, 409, 429) or status >= 500:
             raise _TryAgain(f"status {status}: {shown}", _retry_after(response))
+        if status in (400, 413, 422) and any(words in response.text.lower() for words in _TOO_LONG):
+            raise _TooLong(f"the prompt is too long: {shown}")
         if status >= 300:
             raise InputError(
                 f"the server refuses the request with status {status}: {shown}",

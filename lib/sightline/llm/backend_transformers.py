@@ -15,11 +15,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sightline.errors import CheckpointError
-from sightline.llm.base import Choices, Frames, Image, Reply, Request, Text, refuse_images
+from sightline.llm.base import END_OF_TURN, Choices, Frames, Image, Reply, Request, Text, refuse_images
 from sightline.llm.prefix import PrefixDecoder, continuation_scores
 
 log = logging.getLogger(__name__)
-_END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>")
 
 
 class TransformersBackend:
@@ -94,7 +93,7 @@ class TransformersBackend:
         declared = self._model.generation_config.eos_token_id
         ids = set(declared if isinstance(declared, list) else [declared]) | {self._tokenizer.eos_token_id}
         vocabulary = self._tokenizer.get_vocab()
-        return sorted((ids | {vocabulary.get(token) for token in _END_OF_TURN}) - {None})
+        return sorted((ids | {vocabulary.get(token) for token in END_OF_TURN}) - {None})
 
     def prompt_ids(self, request: Request) -> list[int]:
         """Returns the tokens of a text-only chat, ready for the model's turn."""

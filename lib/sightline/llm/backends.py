@@ -40,10 +40,8 @@ def _open_replay(settings: Mapping[str, Any], folder: Path | None, device: str, 
     return ReplayBackend(settings["replies"], fingerprint=fingerprint)
 
 
-def _open_openai(settings: Mapping[str, Any], folder: Path | None, device: str, fingerprint: str) -> Backend:
-    from sightline.llm.backend_openai import OpenAiBackend
-
-    return OpenAiBackend(
+def _client(kind: Any, settings: Mapping[str, Any], fingerprint: str) -> Any:
+    return kind(
         settings["url"],
         settings["model"],
         fingerprint=fingerprint,
@@ -52,6 +50,12 @@ def _open_openai(settings: Mapping[str, Any], folder: Path | None, device: str, 
         attempts=settings["attempts"],
         concurrency=settings["batch_size"],
     )
+
+
+def _open_openai(settings: Mapping[str, Any], folder: Path | None, device: str, fingerprint: str) -> Backend:
+    from sightline.llm.backend_openai import OpenAiBackend
+
+    return _client(OpenAiBackend, settings, fingerprint)
 
 
 def _open_transformers(settings: Mapping[str, Any], folder: Path | None, device: str, fingerprint: str) -> Backend:
@@ -67,6 +71,12 @@ def _open_transformers(settings: Mapping[str, Any], folder: Path | None, device:
 
 
 def _open_vllm(settings: Mapping[str, Any], folder: Path | None, device: str, fingerprint: str) -> Backend:
+    if settings.get("url"):
+        from sightline.llm.backend_vllm_server import VllmServer
+
+        server = _client(VllmServer, settings, fingerprint)
+        server.check_model()
+        return server
     from sightline.llm.backend_vllm import VllmBackend
 
     return VllmBackend(
@@ -122,7 +132,8 @@ def fingerprint(
         InputError: The file of recorded replies is missing.
     """
     name = settings["backend"]
-    chosen = {key: settings.get(key) for key in _DECIDES[name]}
+    served = name == "vllm" and settings.get("url")  # what runs there is known by name and revision alone
+    chosen = {key: settings.get(key) for key in _DECIDES["openai" if served else name]}
     if name == "replay":
         if not Path(settings["replies"]).is_file():
             raise InputError("file not found", file=settings["replies"], mend="correct `replies` of the judge")

@@ -21,6 +21,9 @@ Finish = Literal["stop", "length", "failed"]
 NEAR_TIE = 1e-3
 """Two best float32 logits closer than this may change places with the batch, the device or the backend."""
 
+END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>")
+"""Tokens that end an answer in the chat templates of common models, besides the declared end of sequence."""
+
 
 @dataclass(frozen=True)
 class Text:
