@@ -23,15 +23,17 @@ SHORTEST_PREFIX = 8
 
 @dataclass(frozen=True)
 class Prefix:
-    """Tokens that every prompt begins with, and their keys and values for a batch of one.
+    """Tokens that every prompt begins with, and their keys and values.
 
     Attributes:
-        tokens: Token ids.
+        tokens: Token ids; a negative one stands for an embedding that is no token's, as of a picture.
         cache: A transformers cache that holds them; never written to.
+        rows: Prompts the cache holds, each with a beginning of its own of this length; 1 for a shared one.
     """
 
     tokens: tuple[int, ...]
     cache: Any
+    rows: int = 1
 
     def fits(self, prompts: Sequence[Sequence[int]]) -> bool:
         """True when every prompt begins with these tokens and goes on."""
@@ -114,7 +116,7 @@ def _expanded(prefix: Prefix | None, rows: int) -> Any:
     if prefix is None:
         return None
     cache = copy.deepcopy(prefix.cache)
-    if rows > 1:
+    if rows > prefix.rows:
         cache.batch_repeat_interleave(rows)
     return cache
 
