@@ -1,5 +1,6 @@
 # make demo   sets everything up and runs the main job on the embedded demo, report included
 # make test   sets everything up and runs the linters' fast checks and all tests
+# make test-slurm  installs SLURM and runs tests/slurm: root and Debian only; SLURM_TESTS="-m quick" for a part of them
 # make bench  measures the speed claims;  make lint  runs the linters;  make clean-shards  removes kept shards
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -10,7 +11,7 @@ READY := $(VENV)/.installed
 WORDNET := results/assets/wordnet/corpora/wordnet/lexnames
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test bench lint env clean-shards
+.PHONY: demo test test-slurm profiles bench lint env clean-shards
 
 $(READY): envs/local.txt
 	@echo "creating the environment in $(VENV) (about 2 minutes, 2 GB)"
@@ -26,7 +27,10 @@ $(WORDNET): $(READY)
 	@$(BIN)/python -m sightline wordnet
 	@$(BIN)/python -m sightline wordnet --target results/assets/wordnet/corpora/wordnet
 
-env: $(READY) $(WORDNET)
+env: $(READY) $(WORDNET) profiles
+
+profiles: $(READY)
+	@$(BIN)/python -m sightline profiles || echo "going on without: only --profile needs them"
 
 demo: env
 	@echo "running the main job on the demo: results/fitcoach_metrics.json and the report"
@@ -38,6 +42,12 @@ demo: env
 test: env
 	@envs/system_packages.sh ffmpeg
 	$(BIN)/python -m pytest
+
+test-slurm:
+	@[ "$$(id -u)" -eq 0 ] || { echo "these tests start daemons and make devices: run make test-slurm as root"; exit 1; }
+	@$(MAKE) --no-print-directory env
+	@envs/system_packages.sh slurm-wlm munge slurmdbd mariadb-server
+	$(BIN)/python -m pytest tests/slurm --timeout 1800 $(SLURM_TESTS)
 
 lint: env
 	$(BIN)/ruff check .

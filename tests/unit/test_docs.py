@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -16,6 +17,7 @@ import yaml
 from sightline.cli import main
 from sightline.config.manual import sections_of
 from sightline.registry import card_models, room
+from sightline.run.profiles import install_profiles
 from snakemake.cli import get_argument_parser
 
 ROOT = Path(__file__).parents[2]
@@ -223,8 +225,9 @@ def dry_runs() -> list:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with what the commands name by relative path, and no results."""
+    """A working folder with what the commands name by relative path, the profiles set up, and no results."""
     folder = tmp_path_factory.mktemp("docs")
+    install_profiles(ROOT / "profiles", folder / "user/snakemake")
     for name in ("config", "profiles"):
         shutil.copytree(ROOT / name, folder / name)
     examples = dict(re.findall(r"```yaml\n# (\w+\.yaml)\n(.*?)```", text_of(ROOT / "config" / "README.md"), re.DOTALL))
@@ -238,7 +241,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("options", "targets"), dry_runs())
 def test_snakemake_commands_run_dry(options: list[str], targets: list[str], place: Path) -> None:
     command = [SNAKEMAKE, *targets, "-n", "--quiet", "all", "--snakefile", str(ROOT / "Snakefile"), *options]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=60)
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(place / "user")}
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, f"{options} {targets}\n{done.stdout}{done.stderr}"
     assert not (place / "results").exists()
 
