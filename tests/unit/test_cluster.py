@@ -127,7 +127,7 @@ def test_a_cluster_that_hangs_is_given_up(sinfo: Any, monkeypatch: pytest.Monkey
         ask_cluster()
 
 
-def workflow(executor: str, *, file: str | None = None, gpu: int | None = None, **resources: str) -> Any:
+def workflow(executor: str, *, file: str | None = None, gpu: int | None = None, **resources: str | None) -> Any:
     raw = {name: SimpleNamespace(raw=value) for name, value in resources.items()}
     settings = SimpleNamespace(
         default_resources=raw, overwrite_resources={}, resources={} if gpu is None else {"gpu": gpu}
@@ -144,6 +144,7 @@ def test_only_a_run_on_slurm_is_compared(sinfo: Any) -> None:
     refuse_what_cannot_run(workflow("local"), plan)  # type: ignore[arg-type]
     sinfo(SINFO)
     refuse_what_cannot_run(workflow("slurm"), plan)  # type: ignore[arg-type]
+    refuse_what_cannot_run(workflow("slurm", slurm_partition=None), plan)  # type: ignore[arg-type]
     with pytest.raises(ClusterError, match="fast"):
         refuse_what_cannot_run(workflow("slurm", slurm_partition="'fast'"), plan)  # type: ignore[arg-type]
 

@@ -117,8 +117,9 @@ class ClusterRequest:
         places.update({f"set-resources: {rule}": mine for rule, mine in (settings.overwrite_resources or {}).items()})
         for key, resources in places.items():
             value = resources.get("slurm_partition")
-            if value is not None:
-                named[str(getattr(value, "raw", value)).strip("'\"")] = key
+            name = getattr(value, "raw", value)
+            if name is not None:
+                named[str(name).strip("'\"")] = key
         file = workflow.executor_settings.partition_config
         limit = (settings.resources or {}).get("gpu")
         return cls(str(file) if file else None, named, getattr(limit, "value", limit) != 0)
