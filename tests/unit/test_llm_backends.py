@@ -21,6 +21,7 @@ from sightline.llm.backend_mock import MockBackend
 from sightline.llm.backend_openai import OpenAiBackend
 from sightline.llm.backend_replay import ReplayBackend, write_replies
 from sightline.llm.backend_transformers import TransformersBackend
+from sightline.llm.backend_vllm_server import VllmServer
 from sightline.llm.backends import RememberedDigests, fingerprint, open_backend, register_backend
 from sightline.llm.base import Frames, Image, Message, Request, Sampling
 
@@ -233,6 +234,18 @@ def test_a_real_server_says_what_the_model_in_the_process_says(served: str, fold
     assert any(reply.text for reply in found)
     assert [reply.text.strip() for reply in found] == [reply.text.strip() for reply in wanted]
     assert [reply.prompt_tokens for reply in found] == [reply.prompt_tokens for reply in wanted]
+
+
+def test_a_real_server_takes_what_a_vllm_server_is_sent(served: str, folder: Path) -> None:
+    backend = VllmServer(served, str(folder), fingerprint="f", timeout_s=60, attempts=2, concurrency=3)
+    asked = chats(6, max_new_tokens=5)
+    found = backend.generate(asked)
+    wanted = TransformersBackend(folder, fingerprint="f").generate(asked)
+    assert [reply.text.strip() for reply in found] == [reply.text.strip() for reply in wanted]
+    assert [reply.finish for reply in found] == [reply.finish for reply in wanted]
+    drawn = backend.generate(chats(2, max_new_tokens=5, temperature=0.8, top_p=0.9, seed=3))
+    assert [reply.reason for reply in drawn] == ["", ""]
+    backend.close()
 
 
 def test_a_real_server_refuses_another_model(served: str) -> None:

@@ -20,6 +20,7 @@ from sightline.records.rows import (
     Journal,
     read_lines,
     read_predictions,
+    read_samples,
     sample_texts,
     write_lines,
     write_parquet,
@@ -31,6 +32,7 @@ from sightline.run.shards import (
     cut_blocks,
     deal_out,
     draw_samples,
+    ids_of_shard,
     make_plan,
     run_shard,
     sample_key,
@@ -431,3 +433,24 @@ def test_time_of_the_journal_is_in_appends_not_in_rewrites(tmp_path: Path) -> No
             journal.append(f"b{number}", [Prediction("s1", "ok", output={"n": number})])
             assert 0 < journal.path.stat().st_size - before < 200
         assert journal.path.stat().st_ino == inode
+
+
+def test_a_shard_reads_its_own_samples_and_blocks_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_parquet(tmp_path / "samples.parquet", Sample, SAMPLES)
+    plan = make_plan(SAMPLES, 3, block_size=4, declared_seconds=None)
+    ids = ids_of_shard(plan, "2-of-3")
+    assert read_samples(tmp_path / "samples.parquet", ids) == [item for item in SAMPLES if item.id in ids]
+    assert read_samples(tmp_path / "samples.parquet", set()) == []
+    assert ids_of_shard(plan, "9-of-9") == set()
+    rows = answered(SAMPLES)
+    with Journal(tmp_path / "work", "one") as journal:
+        for number in range(5):
+            journal.append(f"{number:032x}", [rows[number]])
+    path = tmp_path / "work" / "one.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"s001", b"s00!"))
+    with Journal(tmp_path / "work", "two", {f"{2:032x}", "f" * 32}) as journal:
+        assert [f"{number:032x}" in journal for number in range(5)] == [False, False, True, False, False]
+    assert "damaged" not in caplog.text
+    with Journal(tmp_path / "work", "two", {f"{1:032x}"}) as journal:
+        assert f"{1:032x}" not in journal
+    assert "damaged" in caplog.text

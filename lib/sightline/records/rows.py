@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 RecordType = TypeVar("RecordType", bound=Record)
 
 ROW_GROUP = 1000
+_BLOCK = re.compile(rb'\{"block":"([0-9a-f]+)"')
 _JSON_COLUMNS = {"payload", "output", "files"}
 _LIST_COLUMNS = {"media", "thumbs"}
 
@@ -35,34 +37,37 @@ class Journal:
     Args:
         folder: Folder of the journals of one run key.
         writer: File stem this journal appends to, normally the shard's name.
+        wanted: Blocks to look for; None reads all, which with many shards is much that nobody asks for.
     """
 
-    def __init__(self, folder: str | Path, writer: str) -> None:
+    def __init__(self, folder: str | Path, writer: str, wanted: Collection[str] | None = None) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / f"{writer}.jsonl"
         self._blocks: dict[str, list[dict[str, Any]]] = {}
         for path in sorted(self.folder.glob("*.jsonl")):
-            self._blocks.update(self._read(path))
+            self._blocks.update(self._read(path, wanted))
         self._mend_tail()
         self._stream = open(self.path, "ab")  # noqa: SIM115 - open for the life of the journal
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="fsync")
         self._pending: Future[None] | None = None
         fsync_directory(self.folder)
 
-    def _read(self, path: Path) -> dict[str, list[dict[str, Any]]]:
+    def _read(self, path: Path, wanted: Collection[str] | None) -> dict[str, list[dict[str, Any]]]:
         found = {}
-        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-            if not line:
-                continue
-            crc, _, body = line.partition(b" ")
-            try:
-                if int(crc, 16) != zlib.crc32(body):
-                    raise ValueError("checksum differs")
-                entry = json.loads(body)
-                found[entry["block"]] = entry["rows"]
-            except (ValueError, KeyError, TypeError) as error:
-                log.warning("%s, line %d: damaged (%s); its block is computed again", path, number, error)
+        with open(path, "rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                crc, _, body = line.rstrip(b"\n").partition(b" ")
+                named = _BLOCK.match(body)
+                if not crc or (wanted is not None and named and named[1].decode() not in wanted):
+                    continue
+                try:
+                    if int(crc, 16) != zlib.crc32(body):
+                        raise ValueError("checksum differs")
+                    entry = json.loads(body)
+                    found[entry["block"]] = entry["rows"]
+                except (ValueError, KeyError, TypeError) as error:
+                    log.warning("%s, line %d: damaged (%s); its block is computed again", path, number, error)
         return found
 
     def _mend_tail(self) -> None:
@@ -223,19 +228,29 @@ def _open_table(path: str | Path, kind: type[Record]) -> Iterator[Any]:
         raise StoreError(f"not a readable Parquet file ({error})", file=path, mend="delete it and run again") from None
 
 
-def read_parquet(path: str | Path, kind: type[RecordType]) -> list[RecordType]:
-    """Reads records written by `write_parquet`.
+def read_parquet(path: str | Path, kind: type[RecordType], only: Collection[str] | None = None) -> list[RecordType]:
+    """Reads records written by `write_parquet`, or those of them with these ids.
 
     Raises:
         StoreError: The file is missing, damaged, or holds another kind of record.
     """
     with _open_table(path, kind) as file:
-        table = file.read()
+        table = file.read() if only is None else _rows_of(file, only)
     columns = [
         [from_json(text) for text in table[name].to_pylist()] if name in _JSON_COLUMNS else table[name].to_pylist()
         for name in table.schema.names
     ]
     return [kind(*row) for row in zip(*columns, strict=True)]
+
+
+def _rows_of(file: Any, only: Collection[str]) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    wanted = pa.array(sorted(only), pa.string())
+    batches = file.iter_batches(batch_size=10 * ROW_GROUP)
+    kept = [batch.filter(pc.is_in(batch.column("id"), value_set=wanted)) for batch in batches]
+    return pa.Table.from_batches(kept, schema=file.schema_arrow)
 
 
 def sample_texts(path: str | Path) -> Iterator[tuple[str, str]]:
@@ -269,9 +284,9 @@ def _identities(*columns: Any) -> list[str]:
     return pc.binary_join_element_wise(*parts).to_pylist()
 
 
-def read_samples(path: str | Path) -> list[Sample]:
-    """Reads `samples.parquet`."""
-    return read_parquet(path, Sample)
+def read_samples(path: str | Path, only: Collection[str] | None = None) -> list[Sample]:
+    """Reads `samples.parquet`, or those samples of it with these ids: a shard needs few of many."""
+    return read_parquet(path, Sample, only)
 
 
 def read_predictions(path: str | Path) -> list[Prediction]:

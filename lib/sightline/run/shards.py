@@ -6,10 +6,12 @@ whole blocks. So results are a function of the samples, not of shards, order, ki
 
 from __future__ import annotations
 
+import heapq
 import logging
 import random
 import re
 import signal
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,11 +51,11 @@ def shard_number(name: str) -> tuple[int, int]:
 
 def deal_out(costs: Sequence[float], shards: int) -> list[list[int]]:
     """Deals positions to shards, dearest first to the least loaded; deterministic, order kept in a shard."""
-    loads = [0.0] * shards
+    loads = [(0.0, number) for number in range(shards)]  # a heap: the least loaded shard first
     hands: list[list[int]] = [[] for _ in range(shards)]
     for position in sorted(range(len(costs)), key=lambda index: (-costs[index], index)):
-        target = min(range(shards), key=lambda index: (loads[index], index))
-        loads[target] += costs[position]
+        load, target = loads[0]
+        heapq.heapreplace(loads, (load + costs[position], target))
         hands[target].append(position)
     return [sorted(hand) for hand in hands]
 
@@ -101,12 +103,8 @@ def make_plan(
         InputError: Two samples share an id.
         ConfigError: The samples cost more than three times what the card declares.
     """
-    identifiers = [sample.id for sample in samples]
-    doubled = (
-        sorted({name for name in identifiers if identifiers.count(name) > 1})
-        if len(set(identifiers)) < len(identifiers)
-        else []
-    )
+    times = Counter(sample.id for sample in samples)
+    doubled = sorted(name for name, count in times.items() if count > 1)
     if doubled:
         raise InputError("two samples share an id", item=doubled[0], field="id", mend="make the ids unique")
     costs = {sample.id: sample.cost for sample in samples}
@@ -125,6 +123,11 @@ def make_plan(
         for name, hand in zip(shard_names(shards), hands, strict=True)
     }
     return {"version": 1, "block_size": block_size, "samples": len(samples), "shards": assignment}
+
+
+def ids_of_shard(plan: dict[str, Any], shard: str) -> set[str]:
+    """Returns the ids that a plan gives to a shard; none if the plan does not know it, which `run_shard` says."""
+    return {name for block in plan["shards"].get(shard, ()) for name in block}
 
 
 class StopRequest:
@@ -244,7 +247,7 @@ def run_shard(
     folder = Path(work) / run_key[:16]
     computed: list[int] = []
     unsettled: dict[str, list[Prediction]] = {}
-    with lease(folder / f"{shard}.lock"), Journal(folder, shard) as journal, StopRequest() as stop:
+    with lease(folder / f"{shard}.lock"), Journal(folder, shard, set(keys)) as journal, StopRequest() as stop:
         missing = [position for position, key in enumerate(keys) if key not in journal]
         predictor = load_predictor() if missing else None
         for position in progress_bar(missing, description=f"{description} {shard}", unit="block"):

@@ -21,7 +21,7 @@ from sightline.records.rows import read_predictions, read_samples, read_scores, 
 from sightline.records.types import Sample, Score, View
 from sightline.run.devices import choose_device, fix_threads
 from sightline.run.progress import progress_bar
-from sightline.run.shards import StopRequest, deal_out, draw_samples, make_plan, run_shard, shard_number
+from sightline.run.shards import StopRequest, deal_out, draw_samples, ids_of_shard, make_plan, run_shard, shard_number
 from sightline.systems.fitcoach.loading import extractor_settings, load_predictor, weight_files
 from sightline.systems.fitcoach.media import folder_of
 from sightline.systems.fitcoach.score import ScoreSettings, matched_pairs, metric_specs, score
@@ -250,10 +250,11 @@ def predict_shard(
             fix_threads(settings["cpu_threads"])
             return load_predictor(files, settings, device, _reader(index))
 
+        blocks = read_json(plan)
         predictions, counts = run_shard(
-            plan=read_json(plan),
+            plan=blocks,
             shard=shard,
-            samples=read_samples(samples),
+            samples=read_samples(samples, ids_of_shard(blocks, shard)),
             run_key=_run_key(files, settings, stage_version),
             work=work,
             load_predictor=load,
