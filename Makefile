@@ -11,7 +11,7 @@ READY := $(VENV)/.installed
 WORDNET := results/assets/wordnet/corpora/wordnet/lexnames
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-slurm profiles bench lint env clean-shards
+.PHONY: demo test test-slurm profiles bench lint env clean-shards test-vllm
 
 $(READY): envs/local.txt
 	@echo "creating the environment in $(VENV) (about 2 minutes, 2 GB)"
@@ -59,6 +59,10 @@ lint: env
 bench: env
 	@envs/system_packages.sh ffmpeg
 	$(BIN)/python -m benchmarks
+
+# third-party CPU build of vLLM in an environment of its own under ~/.cache (3.5 GB); production: envs/vllm.yaml
+test-vllm: env
+	$(BIN)/python -m pytest tests/vllm/vllm_cpu.py --timeout 1800
 
 clean-shards:
 	rm -rf results/runs/*/*/*/shards results/features/*/*/shards

@@ -24,8 +24,9 @@ import pytest
 from sightline.errors import BackendError, InputError
 from sightline.llm.backend_transformers import TransformersBackend
 from sightline.llm.backends import fingerprint, open_backend
-from sightline.llm.base import Image, Message, Reply, Request
+from sightline.llm.base import END_OF_TURN, Image, Message, Reply, Request, Sampling
 from sightline.records.files import read_json, write_json
+from transformers import AutoTokenizer
 
 from tests.unit.tiny_chat import make_tiny_chat
 from tests.vllm.questions import CONTINUATIONS, questions
@@ -63,7 +64,12 @@ def python() -> Path:
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with heads of 64 numbers; this build of vLLM fails on much smaller ones."""
-    return make_tiny_chat(tmp_path_factory.mktemp("tiny") / "model", hidden=256)
+    folder = make_tiny_chat(tmp_path_factory.mktemp("tiny") / "model", hidden=256)
+    marks = AutoTokenizer.from_pretrained(folder)
+    ends = [marks.eos_token_id, marks.convert_tokens_to_ids(END_OF_TURN[0])]  # as LLaMA-3 declares them; servers obey
+    settings = read_json(folder / "generation_config.json")
+    write_json(folder / "generation_config.json", settings | {"eos_token_id": ends})
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -194,6 +200,13 @@ def test_the_server_says_what_transformers_says(served: str, folder: Path, wante
             assert reply.new_tokens == len(tokens[reply.id])
     assert replies[-1].finish == "failed"
     assert "too long" in replies[-1].reason
+
+
+def test_draws_of_the_server_are_seeded(served: str) -> None:
+    asked = [Request(str(n), questions()[0].messages, Sampling(8, 1.0, 50, 0.95, seed=n // 2)) for n in range(4)]
+    replies = opened(served).generate(asked)
+    assert [reply.reason for reply in replies] == [""] * 4
+    assert replies[0].text == replies[1].text != replies[2].text == replies[3].text
 
 
 def test_letters_are_scored_by_the_server(served: str, wanted: dict[str, Any]) -> None:
