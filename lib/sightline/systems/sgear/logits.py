@@ -7,24 +7,16 @@ An item of the store is a block: `logits` float32 [rows, A] of the answered samp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 
-from sightline.errors import InputError, StoreError
-from sightline.features.index import FeatureIndex, WorkStores
-from sightline.features.store import FeatureStore
-from sightline.records.files import content_key
-from sightline.records.types import Prediction, Sample
-from sightline.run.shards import sample_key
+from sightline.errors import InputError
+from sightline.records.types import Prediction
 from sightline.systems.sgear.classes import ClassTable
 from sightline.systems.sgear.fuse import ACTION, NOUN, VERB, RunScores, marginalise
-from sightline.systems.sgear.records import Anticipation
 
 LOGITS = "logits"
-TOP = 5
 _SHOWN = 3
 
 
@@ -88,64 +80,7 @@ def scores_of(
     return RunScores(scores.uids, {**scores.spaces, **fused})
 
 
-class StoredLogits:
-    """The logits of one or several runs, by the indexes of their shards. Use it as a context manager.
-
-    Args:
-        indexes: Index files.
-
-    Raises:
-        StoreError: One is missing or is no index.
-    """
-
-    def __init__(self, indexes: Sequence[str | Path]) -> None:
-        self._held = ExitStack()
-        self._indexes = [self._held.enter_context(FeatureIndex(path)) for path in indexes]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._held.close()
-
-    def read(self, key: str) -> Mapping[str, np.ndarray]:
-        """Returns the arrays of a block.
-
-        Raises:
-            StoreError: No index has it.
-        """
-        for index in self._indexes:
-            if key in index:
-                return index.read(key)
-        raise StoreError("no stored logits", item=key, mend="run the shards that predict again")
-
-    def scores(self, predictions: Sequence[Prediction], table: ClassTable) -> RunScores:
-        """Returns the scores of predictions, in their order; as `scores_of`."""
-        return scores_of(predictions, self, table)
-
-
-def store_answers(
-    samples: Sequence[Sample], spaces: Mapping[str, np.ndarray], store: FeatureStore | WorkStores, run_key: str
-) -> list[Prediction]:
-    """Stores the scores of one block and returns its predictions, all ok.
-
-    Args:
-        samples: Of the block.
-        spaces: `action` [B, A], and `verb`, `noun` where they are not to be marginalised.
-        store: Where they go.
-        run_key: What decides the scores besides the samples.
-
-    Raises:
-        NonFiniteError: A score is not finite.
-    """
-    key = content_key("sgear logits", run_key, [sample_key(one) for one in samples])
+def arrays_of(scores: RunScores) -> dict[str, np.ndarray]:
+    """Returns the arrays of a fusion as they are stored: `logits` of actions, `verb`, `noun`; float32 [n, classes]."""
     names = {ACTION: LOGITS}
-    arrays = {names.get(name, name): np.ascontiguousarray(values) for name, values in spaces.items()}
-    digest = store.put(key, arrays).digest
-    top = np.argsort(-arrays[LOGITS], axis=1, kind="stable")[:, :TOP]
-    answers = []
-    for row, sample in enumerate(samples):
-        output = Anticipation(top[row].tolist(), arrays[LOGITS][row][top[row]].tolist())
-        place = {LOGITS: {"key": key, "digest": digest, "row": row}}
-        answers.append(Prediction(sample.id, "ok", output=output.to_json(), files=place))
-    return answers
+    return {names.get(name, name): values.astype(np.float32) for name, values in scores.spaces.items()}

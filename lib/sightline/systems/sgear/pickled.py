@@ -23,9 +23,11 @@ _ROUND = "0.14.1"  # the layout inside BlockManager's state that pandas kept fro
 class _Recorded:
     """What a pickle wanted to build: the name, the arguments and the state, none of it used."""
 
+    arguments: tuple[Any, ...] = ()  # a pickle may make objects without calling their class
+    state: Any = None
+
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
-        self.state: Any = None
 
     def __setstate__(self, state: Any) -> None:
         self.state = state

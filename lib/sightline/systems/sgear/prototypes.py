@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -259,10 +260,11 @@ def import_embeddings(path: str | Path) -> dict[int, np.ndarray]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return {int(label): np.array(rows, np.float32).reshape(len(rows), -1) for label, rows in content.items()}
+        width = max((len(row) for rows in content.values() for row in rows), default=0)
+        return {int(label): np.array(rows, np.float32).reshape(len(rows), width) for label, rows in content.items()}
     except FileNotFoundError:
         raise CheckpointError("file not found", file=path, mend="run the test pass that stores embeddings") from None
-    except Exception as error:
+    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise CheckpointError(f"no stored embeddings ({reason})", file=path, mend="store them again") from None
 
