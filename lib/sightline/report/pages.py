@@ -25,9 +25,13 @@ from sightline.records.types import View
 from sightline.report import comparison as compare
 from sightline.report import timings as times
 from sightline.report.figures import WIDTH, ListRow, TimelineFigure, as_list, draw_timeline, shown
+from sightline.report.kinds import BARS, CURVE, FILMSTRIP, BarsView, CurveView, FilmstripView
 from sightline.report.learning import HEIGHT, LearningCurve, read_curves
 from sightline.report.learning import WIDTH as CURVE_WIDTH
-from sightline.report.views import TimelineView
+from sightline.report.plots import BAR_WIDTH, LABEL_WIDTH, VALUE_WIDTH, BarsFigure, CurveFigure, draw_bars, draw_curve
+from sightline.report.plots import CURVE_HEIGHT as PLOT_HEIGHT
+from sightline.report.plots import CURVE_WIDTH as PLOT_WIDTH
+from sightline.report.views import TIMELINE, TimelineView
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PICTURE_BUDGET = 24 << 20
@@ -41,12 +45,13 @@ class _Card:
     anchor: str
     identifier: str
     run: str
-    view: TimelineView
-    figure: TimelineFigure
-    rows: list[ListRow]
+    kind: str
+    view: TimelineView | FilmstripView | BarsView | CurveView
+    figure: TimelineFigure | BarsFigure | CurveFigure | None
     strip: list[tuple[str, str]]
     facets: str
-    heard: int
+    rows: list[ListRow] = field(default_factory=list)
+    heard: int = 0
 
 
 @dataclass
@@ -70,6 +75,16 @@ class _RunCards:
 def breakable(name: str) -> Markup:
     """Returns an escaped name that may be broken after an underscore."""
     return Markup("_<wbr>").join(shown(name, 120).split("_"))
+
+
+_KINDS: dict[str, Any] = {FILMSTRIP: FilmstripView.of, BARS: BarsView.of, CURVE: CurveView.of}
+_SIZES = {
+    "label": LABEL_WIDTH,
+    "bar": BAR_WIDTH,
+    "value": VALUE_WIDTH,
+    "curve_width": PLOT_WIDTH,
+    "curve_height": PLOT_HEIGHT,
+}
 
 
 @cache
@@ -154,36 +169,43 @@ def write_samples(summaries: Sequence[tuple[str, Mapping[str, Any]]], views: Seq
     filters = [(name, sorted(values)) for name, values in choices.items() if len(values) > 1]
     write_text(
         target,
-        _render("samples.html.j2", ("filter.js",), runs=runs, filters=filters, dropped=budget.dropped, width=WIDTH),
+        _render(
+            "samples.html.j2",
+            ("filter.js",),
+            runs=runs,
+            filters=filters,
+            dropped=budget.dropped,
+            width=WIDTH,
+            sizes=_SIZES,
+            timelines=any(card.kind == TIMELINE for run in runs for card in run.cards),
+        ),
     )
 
 
 def _card(view: View, block: _RunCards, file: str, budget: _Budget) -> tuple[_Card, dict[str, str]]:
-    timeline = TimelineView.of(view, file=file)
-    named = {"run": block.title, "status": timeline.status, **timeline.facets}
+    picture = _KINDS[view.kind](view, file=file) if view.kind in _KINDS else TimelineView.of(view, file=file)
+    seconds = picture.frames if isinstance(picture, (TimelineView, FilmstripView)) else []
+    status = picture.status if isinstance(picture, (TimelineView, FilmstripView)) else "ok"
+    named = {"run": block.title, "status": status, **picture.facets}
     facets = {shown(name, 40): shown(value, 160) for name, value in named.items()}
-    strip = _strip(view, timeline, file)
-    size = sum(len(picture) for _, picture in strip)
+    strip = _strip(view, seconds, file)
+    size = sum(len(one) for _, one in strip)
     if size > budget.left:
         budget.dropped += 1
         strip = []
     else:
         budget.left -= size
-    card = _Card(
-        anchor=f"{block.anchor}-{view.id}",
-        identifier=view.id,
-        run=block.title,
-        view=timeline,
-        figure=draw_timeline(timeline),
-        rows=as_list(timeline),
-        strip=strip,
-        facets=to_json(facets),
-        heard=sum(mark.matched for mark in timeline.truth),
-    )
-    return card, facets
+    anchor, facts = f"{block.anchor}-{view.id}", to_json(facets)
+    if isinstance(picture, TimelineView):
+        figure, rows = draw_timeline(picture), as_list(picture)
+        heard = sum(mark.matched for mark in picture.truth)
+        return _Card(anchor, view.id, block.title, view.kind, picture, figure, strip, facts, rows, heard), facets
+    drawn = draw_bars(picture) if isinstance(picture, BarsView) else None
+    curve = draw_curve(picture) if isinstance(picture, CurveView) else None
+    return _Card(anchor, view.id, block.title, view.kind, picture, drawn or curve, strip, facts), facets
 
 
-def _strip(view: View, timeline: TimelineView, file: str) -> list[tuple[str, str]]:
+def _strip(view: View, seconds: Sequence[float], file: str) -> list[tuple[str, str]]:
     for position, picture in enumerate(view.thumbs):
         if not _BASE64.match(picture):
             raise InputError(
@@ -193,7 +215,7 @@ def _strip(view: View, timeline: TimelineView, file: str) -> list[tuple[str, str
                 field=f"thumbs[{position}]",
                 mend="draw the views again",
             )
-    return [(f"{seconds:.1f} s", picture) for seconds, picture in zip(timeline.frames, view.thumbs, strict=True)]
+    return [(f"{one:.1f} s", picture) for one, picture in zip(seconds, view.thumbs, strict=True)]
 
 
 def write_timing(rows: Sequence[Mapping[str, Any]], unreadable: int, target: Path) -> None:

@@ -1,13 +1,14 @@
 """The kinds of picture a room can hand over to the report, as typed payloads of `records.types.View`.
 
-So far there is one: `timeline`. Boxes, filmstrips, pairs and triptychs will stand beside it.
+`timeline` is here, the kinds `filmstrip`, `bars` and `curve` are in `report/kinds.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -15,6 +16,7 @@ from sightline.errors import InputError
 from sightline.records.types import View
 
 TIMELINE = "timeline"
+Payload = TypeVar("Payload")
 
 
 @dataclass(frozen=True)
@@ -79,20 +81,42 @@ class TimelineView:
         Raises:
             InputError: The view is of another kind, a field is wrong, or pictures and seconds differ in number.
         """
-        where: dict[str, Any] = {"file": file, "item": view.id, "mend": "draw the views again"}
-        if view.kind != TIMELINE:
-            raise InputError(f"no drawing for the kind {view.kind!r}", field="kind", **where)
-        try:
-            timeline: TimelineView = _adapter().validate_python(view.payload)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise InputError(f"not a timeline: {first['msg']}", field=place, **where) from None
-        if len(timeline.frames) != len(view.thumbs):
-            raise InputError(f"{len(view.thumbs)} pictures for {len(timeline.frames)} seconds", field="thumbs", **where)
+        timeline = read_payload(view, TIMELINE, cls, file=file)
+        check_pictures(view, len(timeline.frames), file=file)
         return timeline
 
 
+def _where(view: View, file: str | None) -> dict[str, Any]:
+    return {"file": file, "item": view.id, "mend": "draw the views again"}
+
+
+def read_payload(view: View, kind: str, model: type[Payload], *, file: str | None = None) -> Payload:
+    """Returns the payload of a view as a dataclass.
+
+    Raises:
+        InputError: The view is of another kind, or a field is wrong.
+    """
+    if view.kind != kind:
+        raise InputError(f"no drawing for the kind {view.kind!r}", field="kind", **_where(view, file))
+    try:
+        found: Payload = _adapter(cast(Hashable, model)).validate_python(view.payload)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"not a {kind}: {first['msg']}", field=place, **_where(view, file)) from None
+    return found
+
+
+def check_pictures(view: View, seconds: int, *, file: str | None = None) -> None:
+    """Refuses a view whose pictures and seconds differ in number.
+
+    Raises:
+        InputError: As said.
+    """
+    if seconds != len(view.thumbs):
+        raise InputError(f"{len(view.thumbs)} pictures for {seconds} seconds", field="thumbs", **_where(view, file))
+
+
 @cache
-def _adapter() -> TypeAdapter[TimelineView]:
-    return TypeAdapter(TimelineView)
+def _adapter(model: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast(type[Any], model))
