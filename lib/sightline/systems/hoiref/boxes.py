@@ -7,7 +7,6 @@ habits; a card names one of `FORMATS`.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,8 @@ _PART = re.compile(r"<([^<>]*)>")
 _FOUR = re.compile(r"[\[(]\s*" + r"\s*,\s*".join(rf"({_NUMBER})" for _ in range(4)) + r"\s*[\])]")
 _PAIRS = re.compile(rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)\s*,\s*\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)")
 _JSON_KEYS = ("bbox_2d", "bbox", "box_2d", "box")
+_JSON_CORNERS = ("x1", "y1", "x2", "y2")
+_LARGEST = 1e9
 
 EMPTY, NO_BOX, WRONG_COUNT, NOT_NUMERIC, NOT_CLOSED = "empty", "no_box", "wrong_count", "not_numeric", "not_closed"
 REVERSED, OUTSIDE, OK = "reversed", "outside", "ok"
@@ -80,11 +81,13 @@ class BoxFormat:
         name: Name in a card.
         hint: Sentence that asks for this spelling.
         read: Text and the picture's (width, height) to boxes, xyxy pixels of that picture.
+        write: A box in pixels and the picture's (width, height) to text.
     """
 
     name: str
     hint: str
     read: Callable[[str, tuple[float, float]], list[Box]]
+    write: Callable[[Sequence[float], tuple[float, float]], str]
 
 
 def _scaled(boxes: Sequence[Sequence[float]], grid: float, size: tuple[float, float]) -> list[Box]:
@@ -94,7 +97,7 @@ def _scaled(boxes: Sequence[Sequence[float]], grid: float, size: tuple[float, fl
 
 def _four_numbers(text: str) -> list[Box]:
     found = [match.groups() for match in _FOUR.finditer(text)] or [match.groups() for match in _PAIRS.finditer(text)]
-    return [[float(number) for number in numbers] for numbers in found]
+    return [[min(max(float(number), -_LARGEST), _LARGEST) for number in numbers] for numbers in found]
 
 
 def _json_values(text: str) -> list[Any]:
@@ -115,11 +118,12 @@ def _json_boxes(value: Any) -> list[Box]:
         for key in _JSON_KEYS:
             if key in value:
                 return _json_boxes(value[key])
+        if all(corner in value for corner in _JSON_CORNERS):
+            return _json_boxes([value[corner] for corner in _JSON_CORNERS])
         return [box for inner in value.values() for box in _json_boxes(inner)]
     if isinstance(value, list):
         if len(value) == 4 and all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in value):
-            numbers = [float(one) for one in value]
-            return [numbers] if all(math.isfinite(one) for one in numbers) else []
+            return [[float(one) for one in value]] if all(abs(one) <= _LARGEST for one in value) else []
         return [box for inner in value for box in _json_boxes(inner)]
     return []
 
@@ -132,6 +136,21 @@ def _corners(boxes: list[Box]) -> list[Box]:
     return [[x, y, x + width, y + height] for x, y, width, height in boxes]
 
 
+def _rounded(box: Sequence[float], size: tuple[float, float], grid: float | None) -> list[int]:
+    """Returns whole numbers on a grid, or in pixels without one."""
+    across, down = (1.0, 1.0) if grid is None else (grid / size[0], grid / size[1])
+    return [round(box[0] * across), round(box[1] * down), round(box[2] * across), round(box[3] * down)]
+
+
+def _writer(grid: float | None) -> Callable[[Sequence[float], tuple[float, float]], str]:
+    return lambda box, size: str(_rounded(box, size, grid))
+
+
+def _write_sides(box: Sequence[float], size: tuple[float, float]) -> str:
+    x1, y1, x2, y2 = _rounded(box, size, None)
+    return str([x1, y1, x2 - x1, y2 - y1])
+
+
 FORMATS: dict[str, BoxFormat] = {
     entry.name: entry
     for entry in (
@@ -139,34 +158,43 @@ FORMATS: dict[str, BoxFormat] = {
             "percent",
             "Answer with the box as {<x1><y1><x2><y2>}, integers from 0 to 100 of width and height.",
             lambda text, size: _scaled(parse_boxes(text), GRID, size),
+            spell_box,
         ),
         BoxFormat(
             "list_100",
             "Answer with the box as [x1, y1, x2, y2], integers from 0 to 100 of width and height.",
             lambda text, size: _scaled(_four_numbers(text), 100, size),
+            _writer(100),
         ),
         BoxFormat(
             "list_1000",
             "Answer with the box as [x1, y1, x2, y2], integers from 0 to 1000 of width and height.",
             lambda text, size: _scaled(_four_numbers(text), 1000, size),
+            _writer(1000),
         ),
         BoxFormat(
-            "pixels", "Answer with the box as [x1, y1, x2, y2] in pixels.", lambda text, size: _four_numbers(text)
+            "pixels",
+            "Answer with the box as [x1, y1, x2, y2] in pixels.",
+            lambda text, size: _four_numbers(text),
+            _writer(None),
         ),
         BoxFormat(
             "xywh_pixels",
             "Answer with the box as [x, y, width, height] in pixels.",
             lambda text, size: _corners(_four_numbers(text)),
+            _write_sides,
         ),
         BoxFormat(
             "json_pixels",
             'Answer with JSON only: [{"bbox_2d": [x1, y1, x2, y2]}], in pixels.',
             lambda text, size: _from_json(text),
+            _writer(None),
         ),
         BoxFormat(
             "json_1000",
             'Answer with JSON only: [{"bbox_2d": [x1, y1, x2, y2]}], from 0 to 1000 of width and height.',
             lambda text, size: _scaled(_from_json(text), 1000, size),
+            _writer(1000),
         ),
     )
 }

@@ -28,6 +28,7 @@ HAND_QUESTIONS = (
 NOUN_SUBSETS = ("handBB2handN", "objBB2objN", "objN2handN", "handN2objN")
 BOX_SUBSETS = ("objN2objBB", "handN2handBB", "handN2objBB", "objN2handBB")
 HO_REF, I_REF = "ho_ref", "i_ref"
+_BEYOND = 1e9
 _PLAIN = re.compile(r"[^\w\s]+")
 
 
@@ -114,8 +115,8 @@ def asks_for_box(question: Question) -> bool:
 
 def answered_boxes(answer: Answer, question: Question) -> list[list[float]]:
     """Returns the boxes of an answer on the 0-100 grid, whatever the model's own spelling."""
-    if answer.boxes is None:
-        return parse_boxes(answer.text)
+    if answer.boxes is None:  # numbers beyond any frame overlap nothing, however large
+        return [[min(max(value, -_BEYOND), _BEYOND) for value in box] for box in parse_boxes(answer.text)]
     width, height = question.size
     return [[x1 / width * GRID, y1 / height * GRID, x2 / width * GRID, y2 / height * GRID]
             for x1, y1, x2, y2 in answer.boxes]  # fmt: skip
