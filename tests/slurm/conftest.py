@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 import yaml
 from sightline.config.load import merge
 
-from tests.slurm.slurm_here import Slurm, missing_programs
+from tests.slurm.slurm_here import Slurm, missing_programs, wait_until
 from tests.workflow.conftest import NANO, RUN, Checkout, finished  # noqa: F401 - a fixture
 
 WANTS_GPU = {
@@ -30,7 +31,7 @@ WANTS_GPU = {
 }
 PARTITIONS = {"cpu": {"max_mem_mb": 64000}, "gpu": {"max_mem_mb": 64000, "max_gpu": 2}}
 SITE = {
-    "slurm-init-seconds-before-status-checks": 1,
+    "slurm-init-seconds-before-status-checks": 6,  # about what a small job takes; then every 10 s longer
     "latency-wait": 10,
 }
 _USER_FOLDER = "site/user"
@@ -80,6 +81,15 @@ class OnCluster(Checkout):
         assert run.returncode == 0, output[-6000:]
         return output
 
+    def first_block(self, run: subprocess.Popen[str]) -> None:
+        """Waits until a block is durable; fails as soon as the run has ended."""
+
+        def is_there() -> int:
+            assert run.poll() is None, (self.folder / "started.log").read_text()[-3000:]
+            return self.lines()
+
+        wait_until(is_there, "the first block", 240, 0.02)
+
     def lines(self) -> int:
         """Counts the finished blocks."""
         return sum(path.read_bytes().count(b"\n") for path in (self.folder / "results/work/fitcoach").rglob("*.jsonl"))
@@ -89,6 +99,18 @@ def numbers(checkout: Checkout) -> dict[str, str]:
     """Returns the digests of what a run is for: they must not depend on where and how often its jobs ran."""
     files = [f"{RUN}/{name}.parquet" for name in ("samples", "predictions", "scores")]
     return checkout.digest(*files, "results/fitcoach_metrics.json")
+
+
+def adapters(folder: Path, script: str, job: int | None = None) -> list[psutil.Process]:
+    """Returns the running processes of one adapter in a checkout, of one SLURM job or of any."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            is_it = any(word.endswith(script) for word in process.cmdline()) and process.name().startswith("python")
+            mine = job is None or process.environ().get("SLURM_JOB_ID") == str(job)
+            if is_it and mine and process.cwd() == str(folder):
+                found.append(process)
+    return found
 
 
 class DeviceWatch:
@@ -107,17 +129,12 @@ class DeviceWatch:
     def _look(self) -> dict[tuple[str, str], str]:
         """Returns (SLURM job, adapter) -> node and GPU, of the jobs that run at this moment."""
         found = {}
-        for process in psutil.process_iter():
-            try:
-                words = " ".join(process.cmdline())
-                script = next((name for name in self.scripts if name in words), None)
-                if script is None or not process.name().startswith("python") or process.cwd() != str(self.folder):
-                    continue
-                inside = process.environ()
-                device = f"{inside['SLURMD_NODENAME']}:{inside['CUDA_VISIBLE_DEVICES']}"
-                found[inside["SLURM_JOB_ID"], script] = device
-            except (psutil.Error, KeyError):
-                continue
+        for script in self.scripts:
+            for process in adapters(self.folder, script):
+                with contextlib.suppress(psutil.Error, KeyError):
+                    inside = process.environ()
+                    device = f"{inside['SLURMD_NODENAME']}:{inside['CUDA_VISIBLE_DEVICES']}"
+                    found[inside["SLURM_JOB_ID"], script] = device
         return found
 
     def __enter__(self) -> DeviceWatch:
@@ -154,6 +171,7 @@ def _on(slurm: Slurm, checkout: Checkout, *dropped: str) -> Iterator[OnCluster]:
     for name in dropped:
         path = checkout.folder / "results" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    slurm.forget_jobs()
     try:
         yield OnCluster.settle(checkout.folder, slurm.site)
     finally:

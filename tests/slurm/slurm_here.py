@@ -24,6 +24,7 @@ NODES = ("node1", "node2")
 GPUS_PER_NODE = 2
 CONTROLLER_PORT, DATABASE_PORT, ACCOUNTING_PORT = 16817, 13306, 16819
 ACCOUNT = "test"
+REQUEUE_S = 15  # how long SLURM lets a requeued job wait
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sinfo", "sbatch", "srun")
 ACCOUNTING_PROGRAMS = ("slurmdbd", "mariadbd", "mysql_install_db", "sacctmgr")
 
@@ -33,7 +34,7 @@ SlurmctldHost=localhost
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
+AuthInfo=socket={folder}/munge/socket,cred_expire={requeue_s}
 CredType=cred/munge
 SlurmctldPort={controller_port}
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -147,6 +148,7 @@ class Slurm:
     def __init__(self, folder: Path, *, accounting: bool = False) -> None:
         self.folder = folder
         self.accounting = accounting
+        self._forgotten = 0
 
     @property
     def site(self) -> dict[str, Any]:
@@ -215,7 +217,11 @@ class Slurm:
 
     def _write_configuration(self) -> None:
         conf = _CONF.format(
-            folder=self.folder, controller_port=CONTROLLER_PORT, nodes=",".join(NODES), gpus=GPUS_PER_NODE
+            folder=self.folder,
+            controller_port=CONTROLLER_PORT,
+            nodes=",".join(NODES),
+            gpus=GPUS_PER_NODE,
+            requeue_s=REQUEUE_S,
         )
         conf += _ACCOUNTING.format(port=ACCOUNTING_PORT) if self.accounting else _NO_ACCOUNTING
         (self.folder / "slurm.conf").write_text(conf)
@@ -294,11 +300,11 @@ class Slurm:
         return {pair[0]: pair[1].rstrip("*").upper() for pair in pairs if len(pair) == 2}
 
     def jobs(self) -> list[ClusterJob]:
-        """Returns every job the controller remembers."""
+        """Returns every job since `forget_jobs`, in the order of submission."""
         found = []
         for line in command("scontrol", "show", "jobs", "--oneliner", ok=False).splitlines():
             facts = dict(re.findall(r"(\S+?)=(.*?)(?= \S+?=|$)", line))
-            if not facts.get("JobId", "").isdigit():
+            if int(facts.get("JobId", 0)) <= self._forgotten:
                 continue
             rule = re.match(r"rule_(\w+?)(_wildcards_.*)?$", facts.get("Comment", "").strip())
             found.append(
@@ -312,7 +318,11 @@ class Slurm:
                     facts=facts,
                 )
             )
-        return found
+        return sorted(found, key=lambda job: job.id)
+
+    def forget_jobs(self) -> None:
+        """Leaves the jobs up to now out of `jobs`: the controller remembers them for minutes."""
+        self._forgotten = max((job.id for job in self.jobs()), default=self._forgotten)
 
     def cancel_all(self) -> None:
         """Cancels whatever is left and waits until it has ended."""
