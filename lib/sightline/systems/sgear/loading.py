@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sightline.features.store import FeatureStore
     from sightline.systems.sgear.model.config import SgearConfig
+    from sightline.systems.sgear.pictures import PixelSettings
     from sightline.systems.sgear.predict import ReadInputs, SgearPredictor
     from sightline.systems.sgear.windows import WindowSettings
 
@@ -54,6 +55,40 @@ def stored_inputs(files: Mapping[str, Path], settings: Mapping[str, Any]) -> Ite
 
     with FeatureReader(feature_paths(files), dim=settings["model"]["input_dim"]) as reader:
         yield feature_inputs(reader, window_settings(settings))
+
+
+@contextmanager
+def shown_pictures(
+    pictures: str | Path, index: str | Path, settings: Mapping[str, Any], *, train: bool = False
+) -> Iterator[ReadInputs]:
+    """Opens the pictures of a variant on raw frames for as long as the context lasts.
+
+    Args:
+        pictures: Index of the pictures that were taken out of a dataset's videos (`pictures.json`).
+        index: Frame index of the dataset.
+        settings: `windows` and `pixels`.
+        train: See `picture_inputs`.
+
+    Raises:
+        StoreError: A file is missing or damaged.
+    """
+    from sightline.features.extracted_frames import ExtractedFrames
+    from sightline.systems.sgear.pictures import extracted_pictures, facts_of, picture_inputs
+    from sightline.video.frames import read_index
+
+    with ExtractedFrames(pictures) as frames:
+        read = extracted_pictures(frames)
+        yield picture_inputs(
+            read, facts_of(read_index(index)), window_settings(settings), pixel_settings(settings), train=train
+        )
+
+
+def pixel_settings(settings: Mapping[str, Any]) -> PixelSettings:
+    """Returns how pictures reach the backbone, from a variant's `pixels`."""
+    from sightline.systems.sgear.pictures import PixelSettings
+
+    plain = dict(settings["pixels"])
+    return PixelSettings(**{**plain, "scale_train": tuple(plain["scale_train"])})
 
 
 def window_settings(settings: Mapping[str, Any]) -> WindowSettings:

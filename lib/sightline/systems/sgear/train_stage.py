@@ -20,7 +20,14 @@ from sightline.run.shards import sample_key
 from sightline.systems.sgear.annotations import anticipate
 from sightline.systems.sgear.classes import ClassTable
 from sightline.systems.sgear.labels import PastLabels
-from sightline.systems.sgear.loading import input_files, model_config, stored_inputs, text_vectors, window_settings
+from sightline.systems.sgear.loading import (
+    input_files,
+    model_config,
+    shown_pictures,
+    stored_inputs,
+    text_vectors,
+    window_settings,
+)
 from sightline.systems.sgear.losses import LossWeights
 from sightline.systems.sgear.model.loader import load_partial, load_sgear, load_vit, save_sgear
 from sightline.systems.sgear.model.sgear import Sgear
@@ -50,6 +57,8 @@ def train_checkpoint(
     tensorboard: str,
     checkpoint: str,
     record: str,
+    pictures: str | None = None,
+    frames: str | None = None,
 ) -> dict[str, Any]:
     """Trains one checkpoint, going on from what an earlier attempt left, and writes its record last.
 
@@ -67,9 +76,11 @@ def train_checkpoint(
         tensorboard: Folder of event files.
         checkpoint: Written: weights.
         record: Written: settings, sources, samples and the loss curve.
+        pictures: Index of the pictures of the dataset's videos, for a model on raw frames.
+        frames: Frame index of the dataset, for a model on raw frames.
 
     Raises:
-        InputError: The split has no labelled sample.
+        InputError: The split has no labelled sample, or a model on raw frames was given no pictures.
         CheckpointError: What it starts from does not fit the model.
         ResumableStop: A signal came; the next attempt goes on from there.
     """
@@ -81,6 +92,11 @@ def train_checkpoint(
     started |= {f"record of {Path(path).parent.name}": sha256_file(path) for path in [data, *weights]}
     if base:
         started["init"] = sha256_file(base[0])
+    if settings["base"]["model"]["vit"] and not (pictures and frames):
+        raise InputError("a model on raw frames needs pictures", item=name, mend="extract the frames of its dataset")
+    if pictures and frames:
+        files |= {"pictures": Path(pictures), "frames": Path(frames)}
+        started |= {"pictures": sha256_file(pictures), "frames": sha256_file(frames)}
     facts = {"name": name, "settings": settings, "dataset": dataset, "stage_version": stage_version}
     return run_processes(
         settings["processes"],
@@ -187,6 +203,8 @@ def _named(kind: Any, settings: dict[str, Any]) -> dict[str, Any]:
 def train_settings(settings: dict[str, Any]) -> TrainSettings:
     """Returns the typed settings of a card's training."""
     plain = {name: value for name, value in _named(TrainSettings, settings).items() if name not in ("loop", "losses")}
+    if settings["base"]["model"]["vit"]:
+        plain["cache_mb"] = 0  # pictures are drawn anew in every epoch
     return TrainSettings(
         **plain,
         loop=LoopSettings(**_named(LoopSettings, settings)),
@@ -195,7 +213,9 @@ def train_settings(settings: dict[str, Any]) -> TrainSettings:
 
 
 def open_inputs(files: dict[str, Path], settings: dict[str, Any]) -> AbstractContextManager[ReadInputs]:
-    """Opens what a training is shown."""
+    """Opens what a training is shown: pictures drawn anew each time, or stored features."""
+    if settings["base"]["model"]["vit"]:
+        return shown_pictures(files["pictures"], files["frames"], settings["base"], train=True)
     return stored_inputs(files, settings["base"])
 
 

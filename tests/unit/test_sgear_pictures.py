@@ -1,0 +1,104 @@
+"""What a model on raw frames is shown: the window's pictures, cut alike, drawn from the generator a training keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+from sightline.systems.sgear.pictures import (
+    PixelSettings,
+    VideoFacts,
+    decoded_pictures,
+    facts_of,
+    frame_requests,
+    picture_inputs,
+    window_of,
+)
+from sightline.systems.sgear.predict import PredictSettings, SgearPredictor
+from sightline.systems.sgear.records import SgearPayload
+from sightline.systems.sgear.train import TrainSettings, train
+from sightline.systems.sgear.windows import WindowSettings
+from sightline.training.loop import LoopSettings
+from sightline.video.frames import FrameIndexRow
+
+from tests.unit.sgear_tiny import FRAMES, random_model, sample, vit_config
+
+WINDOWS = WindowSettings(num_frames=FRAMES, frame_rate=1.0)
+PIXELS = PixelSettings(scale=10, scale_train=(10, 12), crop=8, crops=3)
+FACTS = {"P01_1": VideoFacts(10.0, np.arange(400) / 10)}
+
+
+def payload(number: int) -> SgearPayload:
+    return SgearPayload.from_json(sample(number).payload)
+
+
+def drawn(video: str, places: list[int]) -> list[np.ndarray]:
+    return [np.random.default_rng(place).integers(0, 255, (12, 20, 3), np.uint8) for place in places]
+
+
+def test_the_window_decides_which_pictures_are_asked_for():
+    window = window_of(payload(3), FACTS, WINDOWS)
+    assert window.frames.tolist() == [70, 80, 90, 100]
+    asked = frame_requests([payload(3), payload(3), payload(4)], FACTS, WINDOWS)
+    assert [one.frame for one in asked] == [70, 80, 90, 100, 110, 120][: len(asked)]
+    assert window_of(payload(3), {}, WINDOWS) is None
+    assert window_of(payload(300), FACTS, WINDOWS) is None
+    assert not frame_requests([payload(300)], FACTS, WINDOWS)
+
+
+def test_evaluation_cuts_three_crops_and_a_video_without_pictures_is_empty():
+    read = picture_inputs(drawn, FACTS, WINDOWS, PIXELS)
+    found = read([payload(3), payload(300)])
+    assert found.values.shape == (2, FRAMES, 3, 3, 8, 8)
+    assert found.empty.tolist() == [False, True]
+    assert found.missing.tolist() == [[False] * FRAMES, [True] * FRAMES]
+    answers = SgearPredictor(random_model(vit_config()), read, PredictSettings()).predict([sample(3), sample(300)])
+    assert [one.reason for one in answers] == ["", "no_features"]
+
+
+def test_training_draws_from_the_global_generator():
+    read = picture_inputs(drawn, FACTS, WINDOWS, PIXELS, train=True)
+    np.random.seed(3)
+    state = np.random.get_state()
+    one, other = read([payload(3)]).values, read([payload(3)]).values
+    assert one.shape == (1, FRAMES, 3, 8, 8)
+    assert not np.array_equal(one, other)
+    np.random.set_state(state)
+    assert np.array_equal(read([payload(3)]).values, one)
+
+
+def test_a_model_on_frames_learns_end_to_end():
+    model = random_model(vit_config())
+    before = model.backbone.model.patch_embed.proj.weight.detach().clone()
+    settings = TrainSettings(loop=LoopSettings(epochs=2, batch_size=2, learning_rate=1e-3))
+    read = picture_inputs(drawn, FACTS, WINDOWS, PIXELS, train=True)
+    curve = train([sample(number) for number in range(2, 8)], read, model, settings).curve
+    assert len(curve) == 6
+    assert not np.array_equal(model.backbone.model.patch_embed.proj.weight.detach(), before)
+
+
+def test_videos_are_decoded_in_rgb(tmp_path: Path):
+    path = tmp_path / "red.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(12):
+            picture = np.zeros((48, 64, 3), np.uint8)
+            picture[..., 0] = 250
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    found = decoded_pictures({"red": path})("red", [1, 5, 5])
+    assert len(found) == 3
+    red, green, blue = found[2].reshape(-1, 3).mean(axis=0)
+    assert red > 200
+    assert max(green, blue) < 40
+
+
+def test_facts_come_from_the_frame_index():
+    row = FrameIndexRow("a", "a.mp4", "0" * 64, "ok", info={"avg_fps": 50.0, "frames": 3})
+    facts = facts_of([row, FrameIndexRow("b", "b.mp4", "", "failed", "broken")])
+    assert list(facts) == ["a"]
+    assert facts["a"].times.tolist() == [0.0, 0.02, 0.04]
