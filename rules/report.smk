@@ -54,6 +54,7 @@ rule check:
     params:
         config=plan.flow.main.model_dump(mode="json"),
         root=Path(workflow.basedir, "config").as_posix(),
+        stacks=Path(workflow.basedir, "envs").as_posix(),
         cluster=request_params(workflow),
     message:
         "What this configuration needs, what is there, what is missing"

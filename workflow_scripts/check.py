@@ -9,4 +9,4 @@ with stage(snakemake) as job:
     from sightline.run.check import check
 
     plan = load_plan(snakemake.params.config, Path(snakemake.params.root))
-    check(plan, Path.cwd(), snakemake.params.cluster)
+    check(plan, Path.cwd(), snakemake.params.cluster, snakemake.params.stacks)

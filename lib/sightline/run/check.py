@@ -21,6 +21,7 @@ from sightline.config.plan import Plan
 from sightline.errors import ClusterError, InputError
 from sightline.run.asset_check import AssetState, asset_state
 from sightline.run.cluster import ClusterRequest, Partition, ask_cluster, cluster_problems, gpu_users
+from sightline.run.stack_check import stack_problems
 
 _GB = 1e9
 SCRATCH_GB = 1.0
@@ -235,13 +236,16 @@ def _disk(needed_gb: float, free_gb: float, folder: Path) -> list[str]:
     return [f"disk: {wanted:.1f} GB needed, {free_gb:.1f} GB free in {folder}. Free some, or move it"]
 
 
-def describe(plan: Plan, workdir: str | Path, request: ClusterRequest | None = None) -> CheckReport:
+def describe(
+    plan: Plan, workdir: str | Path, request: ClusterRequest | None = None, stacks: str | Path | None = None
+) -> CheckReport:
     """Compares what the selected runs need with what this machine, and the cluster, have.
 
     Args:
         plan: The checked configuration.
         workdir: Working folder of the workflow, which holds `results/`.
         request: What the profile asks of the cluster; None when jobs run here.
+        stacks: Folder of the environment files; None leaves them out.
     """
     folder = Path(workdir)
     assets = _assets(plan, folder)
@@ -255,9 +259,11 @@ def describe(plan: Plan, workdir: str | Path, request: ClusterRequest | None = N
     ]
     missing += _disk(needed_gb, free_gb, folder)
     partitions, lacking = _cluster(plan, request)
-    missing += lacking
+    unpinned, unsure = stack_problems(stacks, network=not plan.flow.main.offline) if stacks else ([], [])
+    missing += lacking + unpinned
     metric_data = _metric_data(plan, assets)
     remarks = [f"without {what}, a metric is absent: {how}" for what, there, how in metric_data if not there]
+    remarks += unsure
     if request is None:
         remarks += _gpu_remarks(plan, gpus)
     if plan.flow.main.limits.samples:
@@ -358,13 +364,13 @@ def render(report: CheckReport) -> str:
     return "\n".join(lines)
 
 
-def check(plan: Plan, workdir: str | Path, request: dict[str, Any] | None) -> None:
+def check(plan: Plan, workdir: str | Path, request: dict[str, Any] | None, stacks: str | Path | None = None) -> None:
     """Prints the report.
 
     Raises:
         InputError: Something is missing.
     """
-    report = describe(plan, workdir, ClusterRequest(**request) if request else None)
+    report = describe(plan, workdir, ClusterRequest(**request) if request else None, stacks)
     print(render(report))
     if not report.ok:
         count = len(report.missing)
