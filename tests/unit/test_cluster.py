@@ -127,7 +127,9 @@ def test_a_cluster_that_hangs_is_given_up(sinfo: Any, monkeypatch: pytest.Monkey
         ask_cluster()
 
 
-def workflow(executor: str, *, file: str | None = None, gpu: int | None = None, **resources: str | None) -> Any:
+def workflow(
+    executor: str, *targets: str, file: str | None = None, gpu: int | None = None, **resources: str | None
+) -> Any:
     raw = {name: SimpleNamespace(raw=value) for name, value in resources.items()}
     settings = SimpleNamespace(
         default_resources=raw, overwrite_resources={}, resources={} if gpu is None else {"gpu": gpu}
@@ -136,6 +138,7 @@ def workflow(executor: str, *, file: str | None = None, gpu: int | None = None, 
         executor_plugin=SimpleNamespace(name=executor),
         executor_settings=SimpleNamespace(partition_config=file),
         resource_settings=settings,
+        dag_settings=SimpleNamespace(targets=set(targets)),
     )
 
 
@@ -147,6 +150,7 @@ def test_only_a_run_on_slurm_is_compared(sinfo: Any) -> None:
     refuse_what_cannot_run(workflow("slurm", slurm_partition=None), plan)  # type: ignore[arg-type]
     with pytest.raises(ClusterError, match="fast"):
         refuse_what_cannot_run(workflow("slurm", slurm_partition="'fast'"), plan)  # type: ignore[arg-type]
+    refuse_what_cannot_run(workflow("slurm", "check", slurm_partition="'fast'"), plan)  # type: ignore[arg-type]
 
 
 def test_no_gpu_is_wanted_under_gpu_0() -> None:
