@@ -8,4 +8,5 @@ wildcard_constraints:
     asset="[a-z0-9_]+",
     judge="[a-z0-9_]+",
     training="[a-z0-9_]+",
+    prototypes="[a-z0-9_]+",
     shard="[0-9]+-of-[0-9]+",

@@ -18,6 +18,7 @@ from sightline.errors import ConfigError
 
 ROOMS: dict[str, str] = {
     "fitcoach": "FitcoachCard",
+    "sgear": "SgearCard",
 }
 
 

@@ -46,7 +46,7 @@ class Sizes:
 
     verbs: int = 6
     nouns: int = 5
-    train_videos: int = 48
+    train_videos: int = 96
     validation_videos: int = 24
     test_videos: int = 4
     actions: int = 60
@@ -106,7 +106,7 @@ def plan_videos(seed: int, sizes: Sizes) -> list[DemoVideo]:
     next_verb = np.stack([generator.permutation(max(sizes.verbs, sizes.nouns)) for _ in range(sizes.verbs)])
     next_noun = np.stack([generator.permutation(max(sizes.verbs, sizes.nouns)) for _ in range(sizes.nouns)])
     tables = next_verb % sizes.verbs, next_noun % sizes.nouns
-    seen = max(1, sizes.train_videos // 6)
+    seen = max(1, sizes.train_videos // 12)
     videos, counts = [], Counter[str]()
     plan = (("train", sizes.train_videos), ("validation", sizes.validation_videos), ("test", sizes.test_videos))
     for split, count in plan:

@@ -1,0 +1,1 @@
+"""S-GEAR: the action that comes next, anticipated from what was seen before it."""
