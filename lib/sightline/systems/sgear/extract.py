@@ -201,11 +201,16 @@ class _Writer:
     def close(self) -> None:
         self._held.close()
 
-    def finished(self, video_id: str) -> str | None:
-        """Returns the key a finished video was extracted under."""
+    def has(self, video_id: str, key: str) -> bool:
+        """Says whether a video is finished; refuses one that was made under another key."""
         with self.crc.begin() as transaction:
             value = transaction.get(_DONE + video_id.encode())
-        return None if value is None else bytes(value).decode()
+        if value is not None and bytes(value).decode() != key:
+            raise StoreError(
+                "made with another backbone or other settings", file=self.data.path(), item=video_id,
+                mend="extract into another folder",
+            )  # fmt: skip
+        return value is not None
 
     def commit(self, video_id: str, key: str, numbers: np.ndarray, features: np.ndarray) -> None:
         """Writes features first and the mark last, so that a mark never stands for half a video."""
@@ -224,6 +229,17 @@ def _put(env: lmdb.Environment, pairs: Sequence[tuple[bytes, bytes]]) -> None:
             return
         except lmdb.MapFullError:
             env.set_mapsize(env.info()["map_size"] * 2)
+
+
+def _located(videos: Mapping[str, str], roots: Sequence[str | Path]) -> dict[str, Path]:
+    found = {name: find_video(relative, roots) for name, relative in sorted(videos.items())}
+    lost = [name for name, (_, is_there) in found.items() if not is_there]
+    if lost:
+        raise InputError(
+            f"{len(lost)} of {len(found)} videos are in none of {len(roots)} roots", item=lost[0], field="roots",
+            mend="name the folders that hold them",
+        )  # fmt: skip
+    return {name: path for name, (path, _) in found.items()}
 
 
 def extract_features(
@@ -258,25 +274,13 @@ def extract_features(
         ResumableStop: `should_stop` said so.
     """
     settings = settings or ExtractSettings()
-    found = {name: find_video(relative, roots) for name, relative in sorted(videos.items())}
-    lost = [name for name, (_, is_there) in found.items() if not is_there]
-    if lost:
-        raise InputError(
-            f"{len(lost)} of {len(found)} videos are in none of {len(roots)} roots", item=lost[0], field="roots",
-            mend="name the folders that hold them",
-        )  # fmt: skip
+    found = _located(videos, roots)
     key = content_key("sgear extraction", encoder_key, {**asdict(settings), "batch": 0})
     counts = {"videos": len(found), "computed": 0, "features": 0}
     writer = _Writer(Path(folder))
     try:
-        for done, (name, (path, _)) in enumerate(found.items(), 1):
-            before = writer.finished(name)
-            if before is not None and before != key:
-                raise StoreError(
-                    "made with another backbone or other settings", file=Path(folder) / DATA_FILE, item=name,
-                    mend="extract into another folder",
-                )  # fmt: skip
-            if before is None:
+        for done, (name, path) in enumerate(found.items(), 1):
+            if not writer.has(name, key):
                 if should_stop is not None and should_stop():
                     raise ResumableStop(f"stopped after {done - 1} of {len(found)} videos", mend="start it again")
                 numbers, features = encode_video(path, encode, settings)

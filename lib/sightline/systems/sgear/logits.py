@@ -52,16 +52,7 @@ def scores_of(
         NonFiniteError: Logits are not finite.
     """
     by_id = {one.id: one for one in predictions}
-    ids = list(by_id) if expected is None else list(expected)
-    lacking = [name for name in ids if name not in by_id or LOGITS not in by_id[name].files]
-    failed = {name for name in lacking if name in by_id and by_id[name].status == "failed"}
-    refused = [name for name in lacking if not (allow_failed and name in failed)]
-    if refused:
-        raise InputError(
-            f"{len(refused)} of {len(ids)} rows have no logits (first: {', '.join(refused[:_SHOWN])})",
-            mend="run the shards again; what is finished is kept",
-        )
-    kept = [name for name in ids if name not in set(lacking)]
+    kept = _with_logits(by_id, list(by_id) if expected is None else expected, allow_failed)
     columns: dict[str, list[np.ndarray]] = {LOGITS: [], VERB: [], NOUN: []}
     items: dict[str, Mapping[str, np.ndarray]] = {}
     for name in kept:
@@ -78,6 +69,19 @@ def scores_of(
     if any(len(part) != len(kept) for part in fused.values()):
         raise InputError("some rows of a fusion have scores of verbs and nouns, others not", mend="fuse again")
     return RunScores(scores.uids, {**scores.spaces, **fused})
+
+
+def _with_logits(by_id: Mapping[str, Prediction], ids: Sequence[str], allow_failed: bool) -> list[str]:
+    """Returns the ids that have logits; refuses others, failed ones only when asked to."""
+    lacking = {name for name in ids if name not in by_id or LOGITS not in by_id[name].files}
+    failed = {name for name in lacking if name in by_id and by_id[name].status == "failed"}
+    refused = [name for name in ids if name in lacking and not (allow_failed and name in failed)]
+    if refused:
+        raise InputError(
+            f"{len(refused)} of {len(ids)} rows have no logits (first: {', '.join(refused[:_SHOWN])})",
+            mend="run the shards again; what is finished is kept",
+        )
+    return [name for name in ids if name not in lacking]
 
 
 def arrays_of(scores: RunScores) -> dict[str, np.ndarray]:

@@ -103,18 +103,10 @@ def score(
     rows: list[Score] = []
     table = _Rows(samples, payloads, failed, scores)
     for part in PARTS:
-        if part not in scores.spaces:
+        if part in scores.spaces:
+            rows += _part_rows(table, part, k, groups, absent)
+        else:
             absent |= {spec.name: f"this dataset has no {part}s" for spec in metric_specs(k, groups) if _of(spec, part)}
-            continue
-        rows += table.hits(part, 1, f"{part}_top1") + (table.hits(part, k, f"{part}_top{k}") if k != 1 else [])
-        for group in GROUPS:
-            name = f"{part}_top{k}_{group}"
-            inside = [_in_group(payload, part, group) for payload in payloads]
-            if group in groups and any(inside):
-                rows += table.hits(part, k, name, inside, _OUTSIDE[group])
-            else:
-                why = "no row belongs to it" if group in groups else "not asked for"
-                absent[f"{part}_recall{k}_{group}"] = why
     classes = float(scores.spaces[ACTION].shape[1])
     rows += [Score(sample.id, CLASS_COUNT, "", classes, 1.0, "scored") for sample in samples]
     if reference is not None:
@@ -126,12 +118,20 @@ def score(
     return rows, absent
 
 
+def _part_rows(table: _Rows, part: str, k: int, groups: Collection[str], absent: dict[str, str]) -> list[Score]:
+    """Returns the rows of actions, verbs or nouns; notes in `absent` which groups there are none of."""
+    rows = [row for n in sorted({1, k}) for row in table.hits(part, n, f"{part}_top{n}")]
+    for group in (group for group in GROUPS if group in groups):
+        inside = table.inside(part, group)
+        if any(inside):
+            rows += table.hits(part, k, f"{part}_top{k}_{group}", inside, _OUTSIDE[group])
+        else:
+            absent[f"{part}_recall{k}_{group}"] = "no row belongs to it"
+    return rows
+
+
 def _of(spec: MetricSpec, part: str) -> bool:
     return spec.name.startswith(f"{part}_")
-
-
-def _in_group(payload: SgearPayload, part: str, group: str) -> bool:
-    return (group if group == "unseen" else f"{group}_{part}") in payload.subsets
 
 
 def _failures(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict[str, str]:
@@ -180,6 +180,11 @@ class _Rows:
             ranks = ranks_of(self._scores.spaces[part][places], labels)
             self._ranks[part] = {number: row for row, number in enumerate(numbers)}, ranks
         return self._ranks[part]
+
+    def inside(self, part: str, group: str) -> list[bool]:
+        """Says of each sample whether it is in a group: `unseen`, or a list of tail or many-shot classes."""
+        name = group if group == "unseen" else f"{group}_{part}"
+        return [name in payload.subsets for payload in self._payloads]
 
     def hits(
         self, part: str, k: int, metric: str, inside: Sequence[bool] | None = None, outside: str = ""
