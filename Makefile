@@ -1,6 +1,7 @@
 # make demo   sets everything up and runs the main job on the embedded demo, report included
 # make test   sets everything up and runs the linters' fast checks and all tests
 # make test-slurm  installs SLURM and runs tests/slurm: root and Debian only; SLURM_TESTS="-m quick" for a part of them
+# make test-envs  builds the environment of every stack but vllm from its file and tests it
 # make bench  measures the speed claims;  make lint  runs the linters;  make clean-shards  removes kept shards
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,7 +12,7 @@ READY := $(VENV)/.installed
 WORDNET := results/assets/wordnet/corpora/wordnet/lexnames
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-slurm profiles bench lint env clean-shards test-vllm
+.PHONY: demo test test-slurm test-envs conda profiles bench lint env clean-shards test-vllm
 
 $(READY): envs/local.txt
 	@echo "creating the environment in $(VENV) (about 2 minutes, 2 GB)"
@@ -27,7 +28,10 @@ $(WORDNET): $(READY)
 	@$(BIN)/python -m sightline wordnet
 	@$(BIN)/python -m sightline wordnet --target results/assets/wordnet/corpora/wordnet
 
-env: $(READY) $(WORDNET) profiles
+env: $(READY) $(WORDNET) profiles conda
+
+conda: $(READY)
+	@$(BIN)/python envs/conda_stand_in.py install $(BIN)
 
 profiles: $(READY)
 	@$(BIN)/python -m sightline profiles || echo "going on without: only --profile needs them"
@@ -48,6 +52,9 @@ test-slurm:
 	@$(MAKE) --no-print-directory env
 	@envs/system_packages.sh slurm-wlm munge slurmdbd mariadb-server
 	$(BIN)/python -m pytest tests/slurm --timeout 1800 $(SLURM_TESTS)
+
+test-envs: env
+	$(BIN)/python -m pytest tests/stacks --every-stack
 
 lint: env
 	$(BIN)/ruff check .
