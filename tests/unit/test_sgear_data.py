@@ -334,3 +334,64 @@ def test_overlapping_actions_have_two_rules():
     times = np.array([9.0], np.float32)
     assert PastLabels(rows).at("v", times).tolist() == [0]  # |9 - 20/2| < |9 - 2/2|
     assert PastLabels(rows, overlap="nearest").at("v", times).tolist() == [1]  # |9 - 9| < |9 - 10|
+
+
+# --------------------------------------------------------------------------------------- other datasets
+def test_ek55_splits_one_file_by_lists_of_videos(tmp_path):
+    (tmp_path / "actions.csv").write_text("id,action,verb,noun\n0, take_cup,0,0\n1, put_cup,1,0\n")
+    (tmp_path / "EPIC_verb_classes.csv").write_text("verb_id,class_key\n0,take\n1,put\n")
+    (tmp_path / "EPIC_noun_classes.csv").write_text("noun_id,class_key\n0,cup\n")
+    (tmp_path / "EPIC_many_shot_verbs.csv").write_text("verb_class,verb\n1,put\n")
+    (tmp_path / "EPIC_many_shot_nouns.csv").write_text("noun_class,noun\n")
+    (tmp_path / "training_videos.csv").write_text("P01_01\n")
+    (tmp_path / "validation_videos.csv").write_text("P02_01\n")
+    frame = pandas.DataFrame(
+        {
+            "participant_id": ["P01", "P02"], "video_id": ["P01_01", "P02_01"],
+            "start_timestamp": ["00:00:04.5", "00:01:00.25"], "stop_timestamp": ["00:00:05.0", "00:01:02.0"],
+            "verb_class": [0, 1], "noun_class": [0, 0],
+        },
+        index=pandas.Index([11, 12], name="uid"),
+    )  # fmt: skip
+    (tmp_path / "EPIC_train_action_labels.pkl").write_bytes(pickle.dumps(frame))
+    train, validation = (read_dataset(tmp_path, "ek55", split) for split in ("train", "validation"))
+    assert [row.uid for row in train.segments] == ["11"]
+    (sample,) = build_samples(validation, tau_a=1.0, tau_o=5.0, seconds_per_item=1.0).samples
+    assert sample.id == "12"
+    assert sample.payload["action"] == 1
+    assert sample.payload["end"] == 59.25
+    assert sample.payload["subsets"] == ["many_shot_action", "many_shot_verb"]
+
+
+def test_egtea_takes_its_first_split_by_default(tmp_path):
+    (tmp_path / "actions.csv").write_text("0, 0_0, Take_cup\n1, 1_1, Put/Place_lid\n")
+    for number in (1, 2):
+        (tmp_path / f"training{number}.csv").write_text(f"{number}, P0{number}-R01-Pizza, 0090, 0120, 01, 01, 0001\n")
+    dataset = read_dataset(tmp_path, "egtea", "train")
+    (row,) = dataset.segments
+    assert (row.video_id, row.participant_id, row.action_start) == ("P01-R01-Pizza", "P01-R01-Pizza", 3.0)
+    assert read_dataset(tmp_path, "egtea", "train2").segments[0].uid == "2"
+    assert dataset.table.M_verb.tolist() == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def test_salads_are_read_fold_by_fold(tmp_path):
+    for name in ("splits", "groundTruth"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mapping.txt").write_text("0 cut_tomato\n1 action_end\n")
+    (tmp_path / "splits" / "train.split2.bundle").write_text("#bundle\nrgb-01-1.txt\n")
+    (tmp_path / "groundTruth" / "rgb-01-1.txt").write_text("cut_tomato\n" * 60 + "action_end\n" * 30)
+    dataset = read_dataset(tmp_path, "salads", "train2", fps={"rgb-01-1": 30.0})
+    assert [(row.uid, row.action_start, row.action_end, row.action) for row in dataset.segments] == [
+        ("rgb-01-1_0", 0.0, 2.0, 0), ("rgb-01-1_1", 2.0, 3.0, 1),
+    ]  # fmt: skip
+    assert dataset.segments[0].participant_id == "01"
+    found = build_samples(dataset, tau_a=1.0, tau_o=20.0, seconds_per_item=1.0)
+    assert [sample.id for sample in found.samples] == ["rgb-01-1_1"]
+    with pytest.raises(InputError, match="rate of the video is unknown"):
+        read_dataset(tmp_path, "salads", "train2", fps={})
+    (tmp_path / "groundTruth" / "rgb-01-1.txt").write_text("fry_egg\n")
+    with pytest.raises(InputError, match="label 'fry_egg' is not in the mapping"):
+        read_dataset(tmp_path, "salads", "train2")
+    (tmp_path / "splits" / "train.split2.bundle").write_text("rgb-01-1.txt\n")
+    with pytest.raises(InputError, match="first line must begin with '#'"):
+        read_dataset(tmp_path, "salads", "train2")

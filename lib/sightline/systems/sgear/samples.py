@@ -32,6 +32,7 @@ from sightline.systems.sgear.classes import (
 )
 from sightline.systems.sgear.labels import PastLabels
 from sightline.systems.sgear.records import SgearPayload
+from sightline.systems.sgear.salads import Times, read_fold
 from sightline.systems.sgear.windows import WindowSettings, feature_window
 
 Cluster = Literal["video", "participant"]
@@ -145,7 +146,14 @@ def read_classes(folder: str | Path, form: Form) -> ClassTable:
     return read_action_table(table or _require(folder, ACTION_TABLE), form, verbs=verbs, nouns=nouns)
 
 
-def read_dataset(folder: str | Path, form: Form, split: str, *, fps: float | Mapping[str, float] = 30.0) -> Dataset:
+def read_dataset(
+    folder: str | Path,
+    form: Form,
+    split: str,
+    *,
+    fps: float | Mapping[str, float] = 30.0,
+    times: Times = "float64",
+) -> Dataset:
     """Reads one split.
 
     Args:
@@ -153,14 +161,15 @@ def read_dataset(folder: str | Path, form: Form, split: str, *, fps: float | Map
         form: Dataset.
         split: `train`, `validation`, `test` (EK100); `test_s1`, `test_s2` (EK55); `train1` to `validation3` (EGTEA);
             `train1` to `test5` (50 Salads).
-        fps: Rate of 50 Salads' videos.
+        fps: Rate of 50 Salads' videos, one for all or each video's own.
+        times: Precision of 50 Salads' times; `float16` is the original's.
 
     Raises:
         InputError: A file is missing or malformed, or the split is unknown.
     """
     table = read_classes(folder, form)
     if form == "salads":
-        return _read_salads(Path(folder), table, split, fps)
+        return _read_salads(Path(folder), table, split, fps, times)
     split = _SHORT.get(split, split)
     if form == "egtea" and split in ("train", "validation"):
         split += "1"
@@ -178,15 +187,15 @@ def read_dataset(folder: str | Path, form: Form, split: str, *, fps: float | Map
     return Dataset(form, table, segments, subsets, read_many_shot(many.parent, table) if many else None, source)
 
 
-def _read_salads(folder: Path, table: ClassTable, split: str, fps: float | Mapping[str, float]) -> Dataset:
-    from sightline.systems.sgear.salads import read_fold
-
+def _read_salads(
+    folder: Path, table: ClassTable, split: str, fps: float | Mapping[str, float], times: Times
+) -> Dataset:
     kind, fold = split.rstrip("0123456789"), split[len(split.rstrip("0123456789")) :] or "1"
     kind = {"validation": "test", "val": "test", "training": "train"}.get(kind, kind)
     bundle = _require(folder, f"{kind}.split{fold}.bundle")
     first = next(iter(bundle.read_text(encoding="utf-8").splitlines()[1:]), "").strip()
     labels = _require(folder, first) if first else bundle
-    return Dataset("salads", table, read_fold(bundle, labels.parent, table.actions, fps), source=bundle)
+    return Dataset("salads", table, read_fold(bundle, labels.parent, table.actions, fps, times=times), source=bundle)
 
 
 def build_samples(
