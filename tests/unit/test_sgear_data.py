@@ -181,7 +181,12 @@ class _Hostile:
         return print, ("executed",)
 
 
-@pytest.mark.parametrize("content", [_Hostile(), [1, 2], {"a": _Hostile()}, pandas.Series([1])])
+class _Huge:
+    def __reduce__(self):
+        return bytearray, (1 << 60,)
+
+
+@pytest.mark.parametrize("content", [_Hostile(), [1, 2], {"a": _Hostile()}, pandas.Series([1]), _Huge()])
 def test_what_is_no_table_is_refused_and_not_run(tmp_path, content, capsys):
     path = tmp_path / "bad.pkl"
     path.write_bytes(pickle.dumps(content))

@@ -94,6 +94,12 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _bytes(data: Any = b"") -> bytes:
+    if not isinstance(data, bytes | bytearray):  # a number would ask for so many zeros
+        raise pickle.UnpicklingError("bytes that are not in the file")
+    return bytes(data)
+
+
 class _Class(str):
     """The name of a class, where a pickle hands classes on as values."""
 
@@ -156,7 +162,7 @@ def _known() -> dict[tuple[str, str], Any]:
         ("pyarrow.lib", "_restore_array"): _arrow,
         ("pyarrow.lib", "chunked_array"): _chunked,
         ("pyarrow.lib", "type_for_alias"): _name_of,
-        ("pyarrow.lib", "py_buffer"): bytes,
+        ("pyarrow.lib", "py_buffer"): _bytes,
     }
     for module in ("pandas", "pandas.core.frame"):
         known[module, "DataFrame"] = _Frame
@@ -174,7 +180,7 @@ def _known() -> dict[tuple[str, str], Any]:
     for module in ("numpy.core.numeric", "numpy._core.numeric"):
         known[module, "_frombuffer"] = _frombuffer
     for module in ("builtins", "__builtin__"):
-        known |= {(module, "slice"): slice, (module, "bytearray"): bytearray, (module, "object"): _Class("object")}
+        known |= {(module, "slice"): slice, (module, "bytearray"): _bytes, (module, "object"): _Class("object")}
     for module in ("copyreg", "copy_reg"):
         known[module, "_reconstructor"] = _reconstructor
     return known
