@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from golden import find, load_json, load_jsonl
 from hoiref_data import SYSTEM
-from sightline.metrics.boxes import ZeroUnionError, published_iou, rescale_truncating
+from sightline.metrics.boxes import ZeroUnionError, best_published_ious, published_iou, rescale_truncating
 from sightline.records.types import Prediction
 from sightline.systems.hoiref.annotations import read_interactions, read_referrals
-from sightline.systems.hoiref.boxes import parse_boxes
+from sightline.systems.hoiref.boxes import parse_boxes, parse_many
 from sightline.systems.hoiref.judging import PublishedStop
 from sightline.systems.hoiref.published import evaluate_published
 from sightline.systems.hoiref.records import Answer
@@ -50,6 +50,23 @@ def test_parser(number):
             check_iou(lambda pixels=pixels: published_iou(case["gt"], pixels[0]), wanted)
         else:
             check_iou(lambda pixels=pixels: published_iou(case["gt"], pixels), wanted)
+
+
+def test_all_answers_at_once_hoiref():
+    texts = [case["text"] for case in PARSER]
+    boxes, owner = parse_many(texts)
+    if not texts:
+        return
+    widths = {name.rpartition("_")[2] for case in PARSER for name in case if name.startswith("iou_")}
+    for width in widths:
+        sizes = np.full((len(texts), 2), (int(width), 1080))
+        found, stops = best_published_ious(boxes, owner, np.array([case["gt"] for case in PARSER]), sizes)
+        for case, value, stopped in zip(PARSER, found, stops, strict=True):
+            several = case.get(f"multi_iou_{width}")
+            wanted = case.get(f"iou_{width}", max(several) if isinstance(several, list) else several)
+            assert stopped == isinstance(wanted, dict)
+            if wanted is not None and not stopped:
+                assert abs(value - wanted) < 1e-12
 
 
 @pytest.mark.parametrize("case", TABLES.get("iou", []), ids=lambda case: f"hoiref-iou-{case['a']}-{case['b']}")

@@ -18,7 +18,15 @@ from sightline.systems.hoiref.annotations import (
     shared_images,
     video_of,
 )
-from sightline.systems.hoiref.boxes import FORMATS, KINDS, box_format, kind_of_answer, parse_boxes, spell_box
+from sightline.systems.hoiref.boxes import (
+    FORMATS,
+    KINDS,
+    box_format,
+    kind_of_answer,
+    parse_boxes,
+    parse_many,
+    spell_box,
+)
 from sightline.systems.hoiref.builder import (
     conversations_of,
     interaction_rows,
@@ -132,6 +140,15 @@ def test_every_answer_has_one_kind(text):
     kind = kind_of_answer(text)
     assert kind in KINDS
     assert bool(parse_boxes(text)) == (kind in ("ok", "reversed", "outside"))
+
+
+@given(st.lists(st.text(alphabet="{<>}0123456789-.\x00\n a", max_size=40) | st.just("{<1><2><3.5><-4>}x"), max_size=6))
+def test_many_texts_are_parsed_as_one_by_one(texts):
+    boxes, owner = parse_many(texts)
+    found = [[] for _ in texts]
+    for box, place in zip(boxes.tolist(), owner.tolist(), strict=True):
+        found[place].append(box)
+    assert found == [parse_boxes(text) for text in texts]
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,35 @@ def published_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return overlap / union
 
 
+def best_published_ious(
+    boxes: np.ndarray, owner: np.ndarray, truth: np.ndarray, sizes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns for each answer the evaluator's IoU of its best box, all answers at once.
+
+    Args:
+        boxes: Boxes of all answers on the 0-100 grid, float64 [m, 4].
+        owner: Answer each box belongs to, int64 [m], never falling.
+        truth: The true box of each answer in pixels, [n, 4].
+        sizes: Width and height each answer's boxes are scaled to, [n, 2].
+
+    Returns:
+        float64 [n], NaN where an answer has no box; and bool [n], where a union is 0 and the evaluator stops.
+    """
+    best, stops = np.full(len(truth), np.nan), np.zeros(len(truth), dtype=bool)
+    if not len(boxes):
+        return best, stops
+    a = np.asarray(truth, dtype=np.float64)[owner]
+    b = np.trunc(boxes / 100 * np.tile(np.asarray(sizes, dtype=np.float64), 2)[owner])
+    sides = np.maximum(0.0, np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + 1)
+    overlap = sides[:, 0] * sides[:, 1]
+    union = _inclusive_area(a) + _inclusive_area(b) - overlap
+    stops[owner[union == 0]] = True
+    values = np.divide(overlap, union, out=np.zeros(len(boxes)), where=union != 0)
+    firsts = np.flatnonzero(np.diff(owner, prepend=-1))
+    best[owner[firsts]] = np.maximum.reduceat(values, firsts)
+    return best, stops
+
+
 def _inclusive_area(boxes: np.ndarray) -> np.ndarray:
     return (boxes[..., 2] - boxes[..., 0] + 1) * (boxes[..., 3] - boxes[..., 1] + 1)
 

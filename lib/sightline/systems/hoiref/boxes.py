@@ -21,6 +21,8 @@ GRID = 100
 Box = list[float]
 _NUMBER = r"-?\d+(?:\.\d+)?"
 _GENUINE = re.compile(r"\{" + "".join(rf"<({_NUMBER})>" for _ in range(4)) + r"\}")
+_END = "\x00"
+_IN_MANY = re.compile(r"\{<(" + "><".join([_NUMBER] * 4) + r")>\}|" + _END)
 _PART = re.compile(r"<([^<>]*)>")
 _FOUR = re.compile(r"[\[(]\s*" + r"\s*,\s*".join(rf"({_NUMBER})" for _ in range(4)) + r"\s*[\])]")
 _PAIRS = re.compile(rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)\s*,\s*\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)")
@@ -45,14 +47,48 @@ def parse_boxes(text: str) -> list[Box]:
     return [[float(number) for number in found] for found in _GENUINE.findall(text)]
 
 
+class _Numbers(dict[str, float]):
+    """Texts of numbers that were met before; answers use few."""
+
+    def __missing__(self, text: str) -> float:
+        value = self[text] = float(text)
+        return value
+
+
+def parse_many(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the boxes of many texts in one pass, as `parse_boxes` finds them.
+
+    Returns:
+        Boxes, float64 [m, 4], and the text each belongs to, int64 [m].
+    """
+    if not texts:
+        return np.zeros((0, 4)), np.zeros(0, dtype=np.int64)
+    joined = _END.join(texts)
+    if joined.count(_END) != len(texts) - 1:  # no box holds that character, so that a space changes none
+        joined = _END.join(text.replace(_END, " ") for text in texts)
+    pieces = _IN_MANY.findall(joined)
+    is_box = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces)) > 0
+    owner = np.cumsum(~is_box)[is_box]
+    if not len(owner):
+        return np.zeros((0, 4)), owner
+    numbers = "><".join(filter(None, pieces)).split("><")
+    values = np.fromiter(map(_Numbers().__getitem__, numbers), dtype=np.float64, count=len(numbers))
+    return values.reshape(-1, 4), owner
+
+
 def spell_box(box: Sequence[float], size: tuple[float, float]) -> str:
     """Returns a box in pixels of (width, height) as `{<x1><y1><x2><y2>}`, cut off towards zero, not clipped."""
     return "{" + "".join(f"<{number}>" for number in rescale_truncating(np.asarray(box), size, (GRID, GRID))) + "}"
 
 
-def kind_of_answer(text: str) -> str:
-    """Returns one of `KINDS`: whether an answer holds usable genuine boxes, and if not why."""
-    boxes = parse_boxes(text)
+def kind_of_answer(text: str, found: Sequence[Sequence[float]] | None = None) -> str:
+    """Returns one of `KINDS`: whether an answer holds usable genuine boxes, and if not why.
+
+    Args:
+        text: The answer.
+        found: What `parse_boxes` made of it, where that is known already.
+    """
+    boxes = parse_boxes(text) if found is None else found
     if boxes:
         if any(x1 > x2 or y1 > y2 for x1, y1, x2, y2 in boxes):
             return REVERSED

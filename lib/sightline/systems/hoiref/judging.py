@@ -8,13 +8,22 @@ two boxes its own credit with no box used twice, and compares whole names instea
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.metrics.boxes import ZeroUnionError, clip_boxes, iou, match_boxes, published_iou, rescale_truncating
-from sightline.systems.hoiref.boxes import EMPTY, GRID, NO_BOX, OK, kind_of_answer, parse_boxes
+from sightline.metrics.boxes import (
+    ZeroUnionError,
+    best_published_ious,
+    clip_boxes,
+    iou,
+    match_boxes,
+    published_iou,
+    rescale_truncating,
+)
+from sightline.systems.hoiref.boxes import EMPTY, GRID, NO_BOX, OK, kind_of_answer, parse_many
 from sightline.systems.hoiref.records import EPIC, FRAME_SIZES, HOI, IDEN, Answer, Question
 
 PUBLISHED, CORRECTED = "published", "corrected"
@@ -113,44 +122,133 @@ def asks_for_box(question: Question) -> bool:
     return "[refer]" in question.tagged if question.task == HOI else question.task != IDEN
 
 
-def answered_boxes(answer: Answer, question: Question) -> list[list[float]]:
-    """Returns the boxes of an answer on the 0-100 grid, whatever the model's own spelling."""
-    if answer.boxes is None:  # numbers beyond any frame overlap nothing, however large
-        return [[min(max(value, -_BEYOND), _BEYOND) for value in box] for box in parse_boxes(answer.text)]
-    width, height = question.size
-    return [[x1 / width * GRID, y1 / height * GRID, x2 / width * GRID, y2 / height * GRID]
-            for x1, y1, x2, y2 in answer.boxes]  # fmt: skip
+def _answered_boxes(asked: Sequence[tuple[Question, Answer]]) -> list[list[list[float]]]:
+    """Returns the boxes of every answer on the 0-100 grid, whatever the model's own spelling."""
+    parsed, owner = parse_many([answer.text for _, answer in asked])
+    rows = np.clip(parsed, -_BEYOND, _BEYOND).tolist()  # numbers beyond any frame overlap nothing, however large
+    ends = np.searchsorted(owner, np.arange(len(asked) + 1)).tolist()
+    found = []
+    for place, (question, answer) in enumerate(asked):
+        if answer.boxes is None:
+            found.append(rows[ends[place] : ends[place + 1]])
+            continue
+        scale = [GRID / side for side in question.size] * 2
+        found.append([[value * factor for value, factor in zip(box, scale, strict=True)] for box in answer.boxes])
+    return found
 
 
-def kind_of(answer: Answer) -> str:
-    """Returns what an answer to a box question is."""
+def kind_of(answer: Answer, boxes: Sequence[Sequence[float]] | None = None) -> str:
+    """Returns what an answer to a box question is; `boxes` are those it holds, where they are known already."""
     if answer.boxes is None:
-        return kind_of_answer(answer.text)
+        return kind_of_answer(answer.text, boxes)
     return OK if answer.boxes else EMPTY if not answer.text.strip() else NO_BOX
 
 
 def judge(question: Question, answer: Answer, protocol: str = PUBLISHED) -> Outcome:
-    """Judges one answer under one protocol.
+    """Judges one answer under one protocol; see `judge_many`.
 
     Raises:
         PublishedStop: The released evaluator would stop at this question or answer.
     """
+    (outcome,) = judge_many([(question, answer)], protocol)
+    if isinstance(outcome, PublishedStop):
+        raise outcome
+    return outcome
+
+
+def judge_many(asked: Sequence[tuple[Question, Answer]], protocol: str = PUBLISHED) -> list[Outcome | PublishedStop]:
+    """Judges answers under one protocol, all single boxes at once.
+
+    Returns:
+        An outcome per answer, or where the released evaluator would stop, why.
+    """
+    outcomes: list[Outcome | PublishedStop] = []
+    single: list[int] = []
+    boxes: list[list[list[float]]] = []
+    for place, ((question, answer), found) in enumerate(zip(asked, _answered_boxes(asked), strict=True)):
+        try:
+            outcome = _begin(question, answer, found, protocol)
+        except PublishedStop as stop:
+            outcomes.append(stop)
+            continue
+        outcomes.append(outcome)
+        if found and outcome.boxes == 1:
+            single.append(place)
+            boxes.append(found)
+    if single:
+        values, stops = _single_ious([asked[place][0] for place in single], boxes, protocol)
+        for place, value, stopped in zip(single, values.tolist(), stops.tolist(), strict=True):
+            outcome_ = outcomes[place]
+            assert isinstance(outcome_, Outcome)
+            key = asked[place][0].key
+            outcomes[place] = _zero_union(key) if stopped else replace(outcome_, ious=(value,))
+    return outcomes
+
+
+def _zero_union(key: str) -> PublishedStop:
+    return PublishedStop("ZeroDivisionError", "division by zero", key)
+
+
+def _begin(question: Question, answer: Answer, found: list[list[float]], protocol: str) -> Outcome:
+    """Returns the outcome of an answer; the IoU of a question for one box is still to come."""
     family, subset = question_place(question)
-    outcome = Outcome(question.part, family, subset)
     if not asks_for_box(question):
         truth = question.answer if question.task == HOI else question.noun
         right = _published_name if protocol == PUBLISHED else _corrected_name
-        return replace(outcome, noun=right(truth, answer.text, gloves=question.task == HOI))
+        return Outcome(question.part, family, subset, right(truth, answer.text, gloves=question.task == HOI))
     if question.problem and "boxes" in question.problem:
         raise PublishedStop("AssertionError", f"Multiple BBs but not 2. {question.answer}", question.key)
-    found = answered_boxes(answer, question)
-    outcome = replace(outcome, boxes=len(question.boxes), unparsed=not found, kind=kind_of(answer))
+    count = len(question.boxes)
+    ious, dropped, whole = _pair_ious(question, found, protocol)
+    return Outcome(
+        part=question.part,
+        family=family,
+        subset=subset,
+        ious=ious,
+        boxes=count,
+        all_or_nothing=whole,
+        unparsed=not found,
+        kind=kind_of(answer, found),
+        dropped=dropped,
+    )
+
+
+def _pair_ious(question: Question, found: list[list[float]], protocol: str) -> tuple[tuple[float, ...], bool, bool]:
+    """Returns IoUs, dropped and all_or_nothing of an answer without boxes, or to a question for two."""
+    count = len(question.boxes)
     if protocol == CORRECTED:
-        return replace(outcome, ious=tuple(_corrected_ious(question, found)))
+        if not found:
+            return (0.0,) * count, False, False
+        return (tuple(_corrected_pair(question, found)) if count > 1 else ()), False, False
+    if not found:  # one zero, however many boxes were asked for; none at all for referrals
+        return ((0.0,) if question.task == HOI else ()), True, False
+    if count == 1:
+        return (), False, False
+    if len(found) != 2:
+        return ((0.0, 0.0) if len(found) == 1 else ()), True, False
+    pixels = rescale_truncating(np.asarray(found), (GRID, GRID), FRAME_SIZES[EPIC])
     try:
-        return _published_boxes(question, found, outcome)
+        best = published_iou(np.asarray(question.boxes)[:, None], pixels[None]).max(axis=1)
     except ZeroUnionError:
-        raise PublishedStop("ZeroDivisionError", "division by zero", question.key) from None
+        raise _zero_union(question.key) from None
+    return tuple(map(float, best)), False, True
+
+
+def _single_ious(
+    questions: Sequence[Question], found: Sequence[list[list[float]]], protocol: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the IoU of each answer to a question for one box, [n], and where the evaluator stops, [n]."""
+    truth = np.array([question.boxes[0] for question in questions], dtype=np.float64)
+    sizes = np.array([question.size for question in questions], dtype=np.float64)
+    if protocol == PUBLISHED:
+        several = np.array([len(boxes) > 1 for boxes in found])
+        sizes[several] = FRAME_SIZES[EPIC]  # several boxes are scaled by the frame of EPIC whatever the part
+        owner = np.repeat(np.arange(len(found)), [len(boxes) for boxes in found])
+        return best_published_ious(np.array([box for boxes in found for box in boxes]), owner, truth, sizes)
+    frames = np.tile(sizes, 2)
+    first = np.array([boxes[0] for boxes in found], dtype=np.float64) / GRID * frames
+    low = np.zeros_like(frames)
+    return iou(np.clip(truth, low, frames), np.clip(first, low, frames)), np.zeros(len(questions), dtype=bool)
 
 
 def _published_name(truth: str, text: str, *, gloves: bool) -> bool:
@@ -175,30 +273,8 @@ def _corrected_name(truth: str, text: str, *, gloves: bool) -> bool:
     return bool(wanted) and any(said[start : start + length] == wanted for start in range(len(said) - length + 1))
 
 
-def _published_boxes(question: Question, found: list[list[float]], outcome: Outcome) -> Outcome:
-    """Returns the outcome of a box question as the evaluator counts it."""
-    if not found:
-        nothing: tuple[float, ...] = (0.0,) if question.task == HOI else ()
-        return replace(outcome, ious=nothing, dropped=True)
-    # Several boxes are scaled by the frame of EPIC whatever the part.
-    size = question.size if len(found) == 1 else FRAME_SIZES[EPIC]
-    truth = np.asarray(question.boxes, dtype=np.float64)
-    if len(truth) == 1:
-        pixels = rescale_truncating(np.asarray(found), (GRID, GRID), size)
-        return replace(outcome, ious=(float(published_iou(truth, pixels).max()),))
-    if len(found) != 2:
-        return replace(outcome, ious=(0.0, 0.0) if len(found) == 1 else (), dropped=True)
-    pixels = rescale_truncating(np.asarray(found), (GRID, GRID), size)
-    best = published_iou(truth[:, None], pixels[None]).max(axis=1)
-    return replace(outcome, ious=tuple(map(float, best)), all_or_nothing=True)
-
-
-def _corrected_ious(question: Question, found: list[list[float]]) -> list[float]:
-    truth = clip_boxes(np.asarray(question.boxes), question.size)
-    if not found:
-        return [0.0] * len(truth)
+def _corrected_pair(question: Question, found: list[list[float]]) -> list[float]:
+    """Returns the IoU of each of several true boxes, no found box serving two."""
     scale = np.array([*question.size, *question.size], dtype=np.float64) / GRID
     pixels = clip_boxes(np.asarray(found, dtype=np.float64) * scale, question.size)
-    if len(truth) == 1:
-        return [float(iou(truth[0], pixels[0]))]
-    return match_boxes(truth.tolist(), pixels.tolist())
+    return match_boxes(clip_boxes(np.asarray(question.boxes), question.size).tolist(), pixels.tolist())

@@ -10,8 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sightline.systems.hoiref.annotations import Interaction, Referral
-from sightline.systems.hoiref.judging import BOX_SUBSETS, HO_REF, I_REF, NOUN_SUBSETS, Outcome, PublishedStop, judge
-from sightline.systems.hoiref.records import EGO4D, EPIC, VISOR, Answer
+from sightline.systems.hoiref.judging import (
+    BOX_SUBSETS,
+    HO_REF,
+    I_REF,
+    NOUN_SUBSETS,
+    Outcome,
+    PublishedStop,
+    judge_many,
+)
+from sightline.systems.hoiref.records import EGO4D, EPIC, VISOR, Answer, Question
 from sightline.systems.hoiref.samples import interaction_question, referral_questions
 
 Numbers = dict[str, dict[str, float]]
@@ -45,9 +53,9 @@ def evaluate_published(
     """
     numbers: Numbers = {}
     try:
-        outcomes = _referral(epic, predictions[EPIC], EPIC, threshold, same_length=True)
+        outcomes = _referral(epic, predictions[EPIC], EPIC, same_length=True)
         numbers |= _part_numbers(outcomes, f"{EPIC} ", threshold, _IN_REFERRAL)
-        second = _referral(ego4d, predictions[EGO4D], EGO4D, threshold, same_length=False)
+        second = _referral(ego4d, predictions[EGO4D], EGO4D, same_length=False)
         numbers |= _part_numbers(second, f"{EGO4D} ", threshold, _IN_REFERRAL)
         third = _interaction(interactions, predictions[VISOR])
         numbers |= _part_numbers(third, "HOI ", threshold, ())
@@ -67,20 +75,28 @@ def _referral(
     records: Sequence[Referral],
     predictions: Mapping[str, Mapping[str, str]],
     part: str,
-    threshold: float,
     *,
     same_length: bool,
 ) -> list[Outcome]:
     if same_length:
         _same_length(records, predictions)
-    outcomes = []
+    asked = []
     for record in records:
         said = predictions.get(record.key)
         if said is None:
             raise PublishedStop("KeyError", f"no prediction for {record.key}", record.key)
         refer, identify = referral_questions(record, part)
-        outcomes.append(judge(identify, Answer(said["iden_answer"])))
-        outcomes.append(judge(refer, Answer(said["ref_answer"])))
+        asked += [(identify, Answer(said["iden_answer"])), (refer, Answer(said["ref_answer"]))]
+    return _judged(asked)
+
+
+def _judged(asked: Sequence[tuple[Question, Answer]]) -> list[Outcome]:
+    """Judges in order and stops where the evaluator does."""
+    outcomes = []
+    for outcome in judge_many(asked):
+        if isinstance(outcome, PublishedStop):
+            raise outcome
+        outcomes.append(outcome)
     return outcomes
 
 
@@ -91,13 +107,13 @@ def _interaction(records: Sequence[Interaction], predictions: Mapping[str, Mappi
     for record in records:
         known.setdefault(record.key, record)
     current: Interaction | None = None
-    outcomes = []
+    asked = []
     for key, said in predictions.items():
         current = known.get(key, current)
         if current is None:
             raise PublishedStop("NameError", f"the first prediction, {key}, has no question", key)
-        outcomes.append(judge(interaction_question(current), Answer(said["answer"])))
-    return outcomes
+        asked.append((interaction_question(current), Answer(said["answer"])))
+    return _judged(asked)
 
 
 def _percent(top: float, bottom: float) -> float:

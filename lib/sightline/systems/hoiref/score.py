@@ -7,7 +7,7 @@ failed prediction is an error, never a wrong answer.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sightline.errors import InputError
@@ -23,7 +23,7 @@ from sightline.systems.hoiref.judging import (
     Outcome,
     PublishedStop,
     asks_for_box,
-    judge,
+    judge_many,
     kind_of,
     question_place,
 )
@@ -173,8 +173,11 @@ def score(
     metrics = _metrics(settings or ScoreSettings())
     rows: list[Score] = []
     reached: set[str] = set()
-    for sample, question, prediction in paired(samples, predictions):
-        rows += _rows(sample.id, question, prediction, metrics, reached)
+    entries = paired(samples, predictions)
+    judged = {protocol: _outcomes(entries, protocol) for protocol in dict.fromkeys(one.protocol for one in metrics)}
+    for place, (sample, question, _) in enumerate(entries):
+        found = {protocol: outcomes[place] for protocol, outcomes in judged.items()}
+        rows += _rows(sample.id, question, found, metrics, reached)
     lacking = {metric.name for metric in metrics} - reached if samples else set()
     absent = {
         metric.name: f"the dataset has no question that {metric.pool} counts"
@@ -185,14 +188,17 @@ def score(
 
 
 def _rows(
-    identifier: str, question: Question, prediction: Prediction, metrics: Sequence[_Metric], reached: set[str]
+    identifier: str,
+    question: Question,
+    outcomes: Mapping[str, Outcome | str],
+    metrics: Sequence[_Metric],
+    reached: set[str],
 ) -> list[Score]:
     try:
         family, subset = question_place(question)
     except PublishedStop as stop:
         return [Score(identifier, one.name, "", None, 0.0, "error", stop.problem) for one in metrics]
     place = (question.part, family, subset, asks_for_box(question))
-    outcomes = {protocol: _outcome(question, prediction, protocol) for protocol in {one.protocol for one in metrics}}
     rows = []
     for metric in metrics:
         outcome = outcomes[metric.protocol]
@@ -212,14 +218,21 @@ def _rows(
     return rows
 
 
-def _outcome(question: Question, prediction: Prediction, protocol: str) -> Outcome | str:
-    """Returns the outcome, or why there is none."""
-    if prediction.status != "ok":
-        return prediction.reason or "the prediction failed"
-    try:
-        return judge(question, Answer.from_json(prediction.output, item=prediction.id), protocol)
-    except PublishedStop as stop:
-        return stop.problem
+def _outcomes(entries: Sequence[tuple[Sample, Question, Prediction]], protocol: str) -> list[Outcome | str]:
+    """Returns the outcome of every prediction, or why there is none."""
+    answered = [entry for entry in entries if entry[2].status == "ok"]
+    asked = [
+        (question, Answer.from_json(prediction.output, item=prediction.id)) for _, question, prediction in answered
+    ]
+    judged = iter(judge_many(asked, protocol))
+    found: list[Outcome | str] = []
+    for _, _, prediction in entries:
+        if prediction.status != "ok":
+            found.append(prediction.reason or "the prediction failed")
+            continue
+        outcome = next(judged)
+        found.append(outcome.problem if isinstance(outcome, PublishedStop) else outcome)
+    return found
 
 
 def answer_kinds(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict[str, dict[str, int]]:
