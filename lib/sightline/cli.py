@@ -50,6 +50,28 @@ def _profiles(arguments: argparse.Namespace) -> None:
     print("\n".join(install_profiles(arguments.source, arguments.target)))
 
 
+def _anticipate(arguments: argparse.Namespace) -> None:
+    from sightline.config.load import read_config
+    from sightline.registry import load_plan, room
+
+    folder = arguments.config
+    config = read_config([folder / "config.yaml", *arguments.configfile])
+    config.setdefault("systems", {}).setdefault("sgear", {})
+    for line in room("sgear", "anticipate").anticipate_video(
+        load_plan(config, folder).room("sgear"),
+        arguments.video,
+        variant=arguments.variant,
+        results=arguments.results,
+        every_s=arguments.every,
+        dataset=arguments.dataset,
+        backbone=arguments.backbone,
+        device=arguments.device,
+        json_target=arguments.json,
+        plot_target=arguments.plot,
+    ):
+        print(line, flush=True)
+
+
 def _manual(arguments: argparse.Namespace) -> None:
     from sightline.config.manual import write_manual
     from sightline.registry import card_models
@@ -76,7 +98,25 @@ def _parser() -> argparse.ArgumentParser:
     manual.add_argument("--folder", type=Path, default=Path("config"), help="configuration folder (default: config)")
     manual.set_defaults(run=_manual)
     _add_coach(verbs.add_parser("coach", help="coach one video, now: feedbacks are printed as they are said"))
+    _add_anticipate(verbs.add_parser("anticipate", help="say what comes next at every moment of one video"))
     return parser
+
+
+def _add_anticipate(anticipate: argparse.ArgumentParser) -> None:
+    anticipate.add_argument("video", type=Path, help="video file; its name without ending is looked up among features")
+    anticipate.add_argument("--variant", default="demo_rgb", help="model of config/systems/sgear.yaml (demo_rgb)")
+    anticipate.add_argument("--every", type=float, default=1.0, help="seconds between moments (1)")
+    anticipate.add_argument("--dataset", help="dataset whose classes they are (default: the one trained on)")
+    anticipate.add_argument("--backbone", type=Path, help="folder of a transformers backbone that makes the features")
+    anticipate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if any")
+    anticipate.add_argument("--json", type=Path, metavar="OUT", help="write everything as JSON")
+    anticipate.add_argument("--plot", type=Path, metavar="OUT", help="write a timeline as SVG")
+    anticipate.add_argument("--config", type=Path, default=Path("config"), help="configuration folder (config)")
+    anticipate.add_argument(
+        "--configfile", type=Path, action="append", default=[], help="laid over config.yaml; repeatable"
+    )
+    anticipate.add_argument("--results", type=Path, default=Path("results"), help="the workflow's results (results)")
+    anticipate.set_defaults(run=_anticipate)
 
 
 def _add_coach(coach: argparse.ArgumentParser) -> None:
