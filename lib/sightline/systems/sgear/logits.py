@@ -17,7 +17,13 @@ from sightline.systems.sgear.classes import ClassTable
 from sightline.systems.sgear.fuse import ACTION, NOUN, VERB, RunScores, marginalise
 
 LOGITS = "logits"
+TOP = 5
 _SHOWN = 3
+
+
+def best(logits: np.ndarray) -> np.ndarray:
+    """Returns the five best classes of each row, best first, int64 [B, 5]; among equals the lower class first."""
+    return np.argsort(-logits, axis=1, kind="stable")[:, :TOP].astype(np.int64)
 
 
 class Readable(Protocol):

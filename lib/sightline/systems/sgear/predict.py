@@ -14,6 +14,7 @@ from sightline.records.files import content_key
 from sightline.records.types import Prediction, Sample
 from sightline.run.shards import sample_key
 from sightline.systems.sgear.feature_lmdb import FeatureReader
+from sightline.systems.sgear.logits import TOP, best
 from sightline.systems.sgear.model.sgear import Sgear
 from sightline.systems.sgear.records import Anticipation, SgearPayload
 from sightline.systems.sgear.windows import WindowSettings, feature_window, is_kept
@@ -35,7 +36,6 @@ class Inputs:
 
 
 ReadInputs = Callable[[Sequence[SgearPayload]], Inputs]
-TOP = 5
 NON_FINITE = "non_finite"
 NO_FEATURES = "no_features"
 
@@ -166,11 +166,6 @@ def shifted(payload: SgearPayload, tau_a: float) -> SgearPayload:
     """Returns the payload with its window moved to end `tau_a` seconds before the action."""
     end = payload.action_start - tau_a
     return replace(payload, start=end - (payload.end - payload.start), end=end)
-
-
-def best(logits: np.ndarray) -> np.ndarray:
-    """Returns the five best classes of each row, best first, int64 [B, 5]; among equals the lower class first."""
-    return np.argsort(-logits, axis=1, kind="stable")[:, :TOP].astype(np.int64)
 
 
 def _answers(

@@ -16,8 +16,7 @@ from sightline.records.types import Prediction, Sample
 from sightline.run.shards import sample_key
 from sightline.systems.sgear.classes import ClassTable
 from sightline.systems.sgear.fuse import RunScores
-from sightline.systems.sgear.logits import LOGITS, scores_of
-from sightline.systems.sgear.predict import best
+from sightline.systems.sgear.logits import LOGITS, best, scores_of
 from sightline.systems.sgear.records import Anticipation
 
 
