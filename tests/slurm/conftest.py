@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 from sightline.config.load import merge
+from sightline.records.lease import lease
 
 from tests.slurm.slurm_here import Slurm, missing_programs, wait_until
 from tests.workflow.conftest import NANO, RUN, Checkout, finished  # noqa: F401 - a fixture
@@ -34,6 +35,7 @@ SITE = {
     "slurm-init-seconds-before-status-checks": 6,  # about what a small job takes; then every 10 s longer
     "latency-wait": 10,
 }
+_ONE_AT_A_TIME = Path(tempfile.gettempdir(), "slurm-of-tests.lock")  # ports and /etc/slurm are the machine's
 _USER_FOLDER = "site/user"
 _AFTER_FEATURES = ("runs", "report", "logs", "work/fitcoach", "work/timings", "fitcoach_metrics.json")
 
@@ -159,12 +161,13 @@ def slurm(request: pytest.FixtureRequest) -> Iterator[Slurm]:
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     folder.chmod(0o755)
     cluster = Slurm(folder, accounting=getattr(request.module, "ACCOUNTING", False))
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    with lease(_ONE_AT_A_TIME):
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _on(slurm: Slurm, checkout: Checkout, *dropped: str) -> Iterator[OnCluster]:
