@@ -47,6 +47,14 @@ include: "rules/score.smk"
 include: "rules/report.smk"
 
 
+# --sdm apptainer: the container of a stack stands where its definition is.
+for each in workflow.rules:
+    if each.conda_env:
+        each.container_img = Path(
+            workflow.basedir, "containers", f"{Path(str(each.conda_env)).stem}.sif"
+        ).as_posix()
+
+
 rule all:
     default_target: True
     input:

@@ -76,6 +76,13 @@ def test_the_conda_part_is_python_and_pip(stack: str) -> None:
     assert not list(ENVS.glob("*.pin.txt"))
 
 
+@pytest.mark.parametrize("stack", sorted(STACKS))
+def test_a_container_is_made_from_the_same_files(stack: str) -> None:
+    text = (ROOT / f"containers/{stack}.def").read_text()
+    assert set(re.findall(r"envs/[\w.]+", text)) == {f"envs/{stack}.yaml", f"envs/{stack}.constraints.txt"}
+    assert {path.stem for path in ROOT.glob("containers/*.def")} == STACKS
+
+
 @pytest.mark.parametrize("stack", sorted(STACKS - OWN_WORLD))
 def test_versions_agree_everywhere(stack: str) -> None:
     """The same package has one version in all stacks, in the local environment and in the full lists."""

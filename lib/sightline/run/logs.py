@@ -27,6 +27,7 @@ from sightline.run.gpus import gpu_lease
 
 log = logging.getLogger("sightline")
 TIMINGS = Path("results/work/timings")
+_MOUNTED = "/mnt/snakemake_searchpaths"
 
 
 class _Tee:
@@ -71,11 +72,16 @@ class Job:
 
 
 def keep_own_packages() -> None:
-    """Drops site-packages folders outside `sys.prefix`, so that a job uses its own environment only."""
+    """Drops site-packages folders outside `sys.prefix`, so that a job uses its own environment only.
+
+    In a container, Snakemake mounts the controller's folders under names of its own (`_MOUNTED`).
+    """
     prefix = Path(sys.prefix)
 
     def foreign(entry: str) -> bool:
         path = Path(entry)
+        if path.is_relative_to(_MOUNTED):
+            return True
         own = path.is_relative_to(prefix) or path.resolve().is_relative_to(prefix.resolve())
         return path.name in ("site-packages", "dist-packages") and not own
 
