@@ -41,9 +41,9 @@ class Modality:
 
 
 MODALITIES = (
-    Modality("rgb", 64, 1.0, 1.0, 2.4, 1.0),
-    Modality("flow", 64, 1.1, 0.6, 2.4, 1.0),
-    Modality("obj", 48, 0.5, 1.2, 2.2, 1.0),
+    Modality("rgb", 64, 1.0, 1.0, 2.0, 0.9),
+    Modality("flow", 64, 1.1, 0.7, 2.0, 0.9),
+    Modality("obj", 48, 0.7, 1.2, 2.0, 0.9),
 )
 
 
