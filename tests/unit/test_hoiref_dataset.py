@@ -34,6 +34,7 @@ from sightline.systems.hoiref.builder import (
     referral_rows,
     training_rows,
 )
+from sightline.systems.hoiref.frames import Numbering, check_shape, locate_frames
 from sightline.systems.hoiref.pixels import load_rgb
 from sightline.systems.hoiref.questions import CONNECT, HoiQaQuirks, identify_question, join_conversation
 from sightline.systems.hoiref.samples import build_samples, interaction_question, read_test_split, sample_id
@@ -114,6 +115,39 @@ def test_samples_are_grouped_by_picture_and_clustered_by_video(tmp_path):
     assert [dropped.reason[:12] for dropped in found.dropped] == ["kept, but no", "the id is do"]
     assert sample_id("epic", "weird key/1", "ref") != sample_id("epic", "weird key_1", "ref")
     assert video_of("f.jpg") == "f"
+
+
+def test_odd_boxes_are_kept_and_named(tmp_path):
+    boxes = {"reversed": [9, 9, 1, 1], "outside": [2000, 0, 2100, 9], "good": [1, 2, 3, 4], "over": [-9, 0, 2000, 9]}
+    rows = {key: {"image_path": "v/f1.jpg", "noun": "cup", "bbox": box} for key, box in boxes.items()}
+    found = build_samples(read_test_split(write(tmp_path / "epic-test.json", rows).parent))
+    assert len(found.samples) == 2 * len(boxes)
+    assert [dropped.item for dropped in found.dropped] == ["reversed", "outside"]
+
+
+def test_frames_are_located_or_named():
+    images = [f"EPIC/frames/P01_01/frame_{number:010d}.jpg" for number in (1, 12, 90023)]
+    images += ["Ego4D/frames/uid/frame_0000000005.jpg", "Ego4D/frames/other/frame_0000000005.jpg", "x/odd.jpg"]
+    counts = {"P01_01": 100, "full-video": 10}
+    found, misfits = locate_frames(images, counts, Numbering(1, {"uid": "full-video"}))
+    assert list(found.values()) == [("P01_01", 0), ("P01_01", 11), ("full-video", 4)]
+    assert [one.reason for one in misfits] == [
+        "frame 90022 of a video of 100 frames", "no video other", "not the name of a frame",
+    ]  # fmt: skip
+    assert locate_frames(images[:1], counts, Numbering(0))[0][images[0]] == ("P01_01", 1)
+
+
+@pytest.mark.parametrize(
+    ("part", "size", "fits"),
+    [
+        ("epic", (456, 256), True),
+        ("ego4d", (1440, 1080), True),
+        ("ego4d", (1920, 1080), False),
+        ("visor", (64, 48), False),
+    ],
+)
+def test_shapes_are_compared_with_the_annotations(part, size, fits):
+    assert (check_shape("v/f.jpg", part, *size) is None) == fits
 
 
 def test_sane_switches():

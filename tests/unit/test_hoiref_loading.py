@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from sightline.errors import CheckpointError, DeviceError, InputError, NonFiniteError
+from sightline.systems.hoiref.model import quantised
 from sightline.systems.hoiref.model.config import Vlm4HoiConfig
 from sightline.systems.hoiref.model.loader import checkpoint_state, load_vlm4hoi, save_checkpoint
 from sightline.systems.hoiref.model.vlm4hoi import LLAMA, random_vlm4hoi
@@ -144,6 +147,38 @@ def test_half_precision_keeps_what_is_trained(files):
 def test_quantisation_is_refused_without_its_library_or_gpu(files):
     with pytest.raises(DeviceError, match="quantisation"):
         load(files, quantisation="8bit")
+
+
+class PackedLinear(torch.nn.Linear):
+    """Stands for a layer of bitsandbytes that loses nothing."""
+
+    def __init__(self, inputs, outputs, bias, **options):
+        super().__init__(inputs, outputs, bias=bias)
+        self.options = options
+
+
+@pytest.mark.parametrize("how", ["8bit", "4bit"])
+def test_packing_keeps_lora_and_head(model, monkeypatch, how):
+    def parameter(data, **_):
+        return torch.nn.Parameter(data, requires_grad=False)
+
+    names = ("Linear8bitLt", "Linear4bit")
+    library = SimpleNamespace(
+        nn=SimpleNamespace(**dict.fromkeys(names, PackedLinear), Int8Params=parameter, Params4bit=parameter)
+    )
+    monkeypatch.setattr(quantised, "check_quantisation", lambda device: library)
+    packed = copy.deepcopy(model)
+    quantised.quantise(packed, how, "cpu")
+    attention = packed.llama.model.layers[0].self_attn
+    assert isinstance(attention.q_proj, PackedLinear)
+    assert isinstance(attention.o_proj, PackedLinear)
+    assert not isinstance(packed.llama.lm_head[0], PackedLinear)
+    assert packed.trainable_names() == model.trainable_names()
+    assert type(attention.q_proj.lora_A) is torch.nn.Linear
+    ids = torch.tensor([[1, -1, 5, 6]])
+    visual = torch.ones(1, 1, 4 * VISION["width"])
+    found = packed(ids, torch.ones_like(ids), visual)
+    assert torch.allclose(found, model(ids, torch.ones_like(ids), visual), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -172,8 +172,20 @@ def build_samples(
             for question in questions:
                 if question.problem:
                     dropped.append(Dropped(part, record.key, f"kept, but not scored: {question.problem}"))
+                elif question.task != IDEN and (odd := _odd_boxes(question)):
+                    dropped.append(Dropped(part, record.key, f"kept, but {odd}"))
                 samples.append(_sample(question, seconds_per_question))
     return SampleSet(samples, dropped)
+
+
+def _odd_boxes(question: Question) -> str:
+    """Says what is odd about the true boxes, or nothing."""
+    if any(x1 >= x2 or y1 >= y2 for x1, y1, x2, y2 in question.boxes):
+        return "a true box is reversed or empty"
+    width, height = question.size
+    if any(x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0 for x1, y1, x2, y2 in question.boxes):
+        return f"a true box lies outside {width}x{height}"
+    return ""
 
 
 def _sample(question: Question, seconds: float) -> Sample:
