@@ -45,7 +45,7 @@ rule sgear_train:
     wildcard_constraints:
         training=sgear.training.names,
     conda:
-        "../../envs/llm.yaml"
+        "../../envs/train.yaml"
     threads: sgear.training.threads
     resources:
         mem_mb=growing(sgear.training.mem_mb),
