@@ -6,12 +6,12 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
+from sightline.errors import VideoError
 from sightline.systems.sgear.pictures import (
     PixelSettings,
     VideoFacts,
-    decoded_pictures,
-    facts_of,
-    frame_requests,
+    VideoFolder,
     picture_inputs,
     window_of,
 )
@@ -20,7 +20,6 @@ from sightline.systems.sgear.records import SgearPayload
 from sightline.systems.sgear.train import TrainSettings, train
 from sightline.systems.sgear.windows import WindowSettings
 from sightline.training.loop import LoopSettings
-from sightline.video.frames import FrameIndexRow
 
 from tests.unit.sgear_tiny import FRAMES, random_model, sample, vit_config
 
@@ -37,14 +36,11 @@ def drawn(video: str, places: list[int]) -> list[np.ndarray]:
     return [np.random.default_rng(place).integers(0, 255, (12, 20, 3), np.uint8) for place in places]
 
 
-def test_the_window_decides_which_pictures_are_asked_for():
+def test_the_window_decides_which_pictures_are_read():
     window = window_of(payload(3), FACTS, WINDOWS)
     assert window.frames.tolist() == [70, 80, 90, 100]
-    asked = frame_requests([payload(3), payload(3), payload(4)], FACTS, WINDOWS)
-    assert [one.frame for one in asked] == [70, 80, 90, 100, 110, 120][: len(asked)]
     assert window_of(payload(3), {}, WINDOWS) is None
     assert window_of(payload(300), FACTS, WINDOWS) is None
-    assert not frame_requests([payload(300)], FACTS, WINDOWS)
 
 
 def test_evaluation_cuts_three_crops_and_a_video_without_pictures_is_empty():
@@ -78,8 +74,9 @@ def test_a_model_on_frames_learns_end_to_end():
     assert not np.array_equal(model.backbone.model.patch_embed.proj.weight.detach(), before)
 
 
-def test_videos_are_decoded_in_rgb(tmp_path: Path):
-    path = tmp_path / "red.mp4"
+def test_videos_are_found_and_decoded_in_rgb(tmp_path: Path):
+    path = tmp_path / "second" / "P01" / "P01_1.MP4"
+    path.parent.mkdir(parents=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -90,15 +87,19 @@ def test_videos_are_decoded_in_rgb(tmp_path: Path):
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
-    found = decoded_pictures({"red": path})("red", [1, 5, 5])
+    kept, plain = (VideoFolder([tmp_path, tmp_path / "second"], megabytes) for megabytes in (1, 0))
+    facts = kept.get("P01_1")
+    assert facts.fps == 10
+    np.testing.assert_allclose(facts.times, np.arange(12) / 10)
+    plain.get("P01_1")
+    found = kept("P01_1", [1, 5, 5])
     assert len(found) == 3
+    path.unlink()
+    again = kept("P01_1", [5])  # from memory
+    np.testing.assert_array_equal(again[0], found[1])
+    with pytest.raises(VideoError):
+        plain("P01_1", [5])
+    assert kept.get("P09_9") is None
     red, green, blue = found[2].reshape(-1, 3).mean(axis=0)
     assert red > 200
     assert max(green, blue) < 40
-
-
-def test_facts_come_from_the_frame_index():
-    row = FrameIndexRow("a", "a.mp4", "0" * 64, "ok", info={"avg_fps": 50.0, "frames": 3})
-    facts = facts_of([row, FrameIndexRow("b", "b.mp4", "", "failed", "broken")])
-    assert list(facts) == ["a"]
-    assert facts["a"].times.tolist() == [0.0, 0.02, 0.04]

@@ -39,48 +39,46 @@ def input_files(weights: Sequence[str], trained: Sequence[str], settings: Mappin
 
 def feature_paths(files: Mapping[str, Path]) -> list[Path]:
     """Returns the feature files of a variant in the order in which their channels are joined."""
-    roles = sorted((role for role in files if role.split("_")[0] == "features"), key=lambda role: (len(role), role))
-    return [files[role].parent if files[role].name == "data.mdb" else files[role] for role in roles]
+    return [path.parent if path.name == "data.mdb" else path for path in folders_of(files, "features")]
+
+
+def folders_of(files: Mapping[str, Path], kind: str) -> list[Path]:
+    """Returns what the roles `kind`, `kind_2`, ... name, in this order."""
+    roles = [role for role in files if role == kind or role.startswith(f"{kind}_")]
+    return [files[role] for role in sorted(roles, key=lambda role: (len(role), role))]
 
 
 @contextmanager
-def stored_inputs(files: Mapping[str, Path], settings: Mapping[str, Any]) -> Iterator[ReadInputs]:
-    """Opens a variant's stored features for as long as the context lasts.
+def stored_inputs(
+    files: Mapping[str, Path], settings: Mapping[str, Any], *, train: bool = False, cache_mb: int = 0
+) -> Iterator[ReadInputs]:
+    """Opens what a variant's model is shown for as long as the context lasts: stored features, or videos.
+
+    Args:
+        files: By role: `features`, `features_2`, ... or `videos`, `videos_2`, ...
+        settings: `model`, `windows`, and `pixels` for a model on raw frames.
+        train: Draw scales and crops, on raw frames.
+        cache_mb: Memory for pictures, on raw frames.
 
     Raises:
-        StoreError: A file is missing, damaged, or of another width than the model's `input_dim`.
+        StoreError: A feature file is missing, damaged, or of another width than the model's `input_dim`.
+        InputError: A model on raw frames was given no videos.
     """
+    windows = window_settings(settings)
+    if settings["model"]["vit"]:
+        from sightline.systems.sgear.pictures import VideoFolder, picture_inputs
+
+        roots = folders_of(files, "videos")
+        if not roots:
+            raise InputError("a model on raw frames needs videos", field="assets", mend="name them as `videos`")
+        videos = VideoFolder(roots, cache_mb)
+        yield picture_inputs(videos, videos, windows, pixel_settings(settings), train=train)
+        return
     from sightline.systems.sgear.feature_lmdb import FeatureReader
     from sightline.systems.sgear.predict import feature_inputs
 
     with FeatureReader(feature_paths(files), dim=settings["model"]["input_dim"]) as reader:
-        yield feature_inputs(reader, window_settings(settings))
-
-
-@contextmanager
-def shown_pictures(
-    pictures: str | Path, index: str | Path, settings: Mapping[str, Any], *, train: bool = False
-) -> Iterator[ReadInputs]:
-    """Opens the pictures of a variant on raw frames for as long as the context lasts.
-
-    Args:
-        pictures: Index of the pictures that were taken out of a dataset's videos (`pictures.json`).
-        index: Frame index of the dataset.
-        settings: `windows` and `pixels`.
-        train: See `picture_inputs`.
-
-    Raises:
-        StoreError: A file is missing or damaged.
-    """
-    from sightline.features.extracted_frames import ExtractedFrames
-    from sightline.systems.sgear.pictures import extracted_pictures, facts_of, picture_inputs
-    from sightline.video.frames import read_index
-
-    with ExtractedFrames(pictures) as frames:
-        read = extracted_pictures(frames)
-        yield picture_inputs(
-            read, facts_of(read_index(index)), window_settings(settings), pixel_settings(settings), train=train
-        )
+        yield feature_inputs(reader, windows)
 
 
 def pixel_settings(settings: Mapping[str, Any]) -> PixelSettings:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
-from sightline.features.extracted_frames import ExtractedFrames
+from sightline.errors import VideoError
+from sightline.systems.sgear.annotations import find_video, participant_of
 from sightline.systems.sgear.pixels import evaluation_input, training_input
 from sightline.systems.sgear.predict import Inputs, ReadInputs
 from sightline.systems.sgear.records import SgearPayload
 from sightline.systems.sgear.windows import FrameWindow, WindowSettings, video_window
-from sightline.video.frames import FrameIndexRow
-from sightline.video.requests import FrameRequest, FrameTransform
+from sightline.video.decode import scan_video
+from sightline.video.requests import FrameTransform
 from sightline.video.seeking import pick_frames
 
+log = logging.getLogger(__name__)
 STORED = FrameTransform(encoding="jpeg", quality=95)
-"""How pictures are kept between decoding and reading: their own size, little lost."""
+"""How decoded pictures are kept: their own size, little lost."""
 ReadPictures = Callable[[str, Sequence[int]], list[np.ndarray]]
 """Video and frames (0-based, ascending) to pictures uint8 [H, W, 3], RGB."""
 
@@ -35,6 +38,13 @@ class VideoFacts:
 
     fps: float
     times: np.ndarray
+
+
+class Facts(Protocol):
+    """Facts of videos by their ids."""
+
+    def get(self, video_id: str, /) -> VideoFacts | None:
+        """Returns the facts of a video, or None if it cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +66,7 @@ class PixelSettings:
     flip: float = 0.5
 
 
-def facts_of(rows: Iterable[FrameIndexRow]) -> dict[str, VideoFacts]:
-    """Returns the facts of the usable videos of a frame index; frames are taken to be evenly spaced."""
-    found = {}
-    for row in rows:
-        if row.status == "ok" and row.info is not None and row.info["avg_fps"] > 0:
-            fps = float(row.info["avg_fps"])
-            found[row.video_id] = VideoFacts(fps, np.arange(row.info["frames"]) / fps)
-    return found
-
-
-def window_of(payload: SgearPayload, facts: Mapping[str, VideoFacts], windows: WindowSettings) -> FrameWindow | None:
+def window_of(payload: SgearPayload, facts: Facts, windows: WindowSettings) -> FrameWindow | None:
     """Returns the frames of a sample's window, or None where its video has none."""
     video = facts.get(payload.video_id)
     if video is None:
@@ -75,42 +75,60 @@ def window_of(payload: SgearPayload, facts: Mapping[str, VideoFacts], windows: W
     return window if len(window.frames) else None
 
 
-def frame_requests(
-    payloads: Iterable[SgearPayload], facts: Mapping[str, VideoFacts], windows: WindowSettings
-) -> list[FrameRequest]:
-    """Returns the pictures that some samples need out of their videos, each once."""
-    wanted = {
-        (window.video_id, int(frame))
-        for payload in payloads
-        if (window := window_of(payload, facts, windows)) is not None
-        for frame in window.frames
-    }
-    return [FrameRequest(video, frame, STORED) for video, frame in sorted(wanted)]
+class VideoFolder:
+    """Videos under their datasets' names, looked at when first asked for; `get` gives facts, calling it pictures.
 
-
-def extracted_pictures(frames: ExtractedFrames) -> ReadPictures:
-    """Returns a reader of pictures that were taken out beforehand."""
-    return lambda video, places: [frames.read(video, place, STORED) for place in places]
-
-
-def decoded_pictures(files: Mapping[str, Path]) -> ReadPictures:
-    """Returns a reader that decodes videos when asked, for single samples.
+    Pictures stay in memory, encoded, up to a limit, so that a training decodes a video once.
 
     Args:
-        files: Video id to file.
+        roots: Folders; the first that has a video wins.
+        megabytes: Memory for pictures.
     """
 
-    def read(video: str, places: Sequence[int]) -> list[np.ndarray]:
-        wanted = sorted(set(places))
-        found = {frame: picture[..., ::-1].copy() for frame, picture in pick_frames(files[video], wanted)}  # from BGR
-        return [found[place] for place in places]
+    def __init__(self, roots: Sequence[str | Path], megabytes: int = 0) -> None:
+        self._roots = roots
+        self._room = megabytes << 20
+        self._videos: dict[str, tuple[Path, VideoFacts] | None] = {}
+        self._kept: dict[tuple[str, int], np.ndarray] = {}
 
-    return read
+    def get(self, video_id: str, /) -> VideoFacts | None:
+        """Returns the facts of a video; None, with a line in the log, if it is missing or damaged."""
+        if video_id not in self._videos:
+            self._videos[video_id] = self._look(video_id)
+        found = self._videos[video_id]
+        return found[1] if found else None
+
+    def _look(self, video_id: str) -> tuple[Path, VideoFacts] | None:
+        names = (f"{participant_of(video_id)}/{video_id}.MP4", *(f"{video_id}.{end}" for end in ("MP4", "mp4", "avi")))
+        paths = [path for path, is_there in (find_video(name, self._roots) for name in names) if is_there]
+        if not paths:
+            log.error("%s: no video in %s", video_id, ", ".join(map(str, self._roots)))
+            return None
+        try:
+            info, times = scan_video(paths[0], full_decode=False)
+        except VideoError as error:
+            log.error("%s: %s", video_id, error)
+            return None
+        return paths[0], VideoFacts(info.avg_fps or len(times) / max(info.duration_s, 1e-6), times - times[0])
+
+    def __call__(self, video_id: str, places: Sequence[int]) -> list[np.ndarray]:
+        """Returns pictures uint8 [H, W, 3], RGB, of a video that `get` knows."""
+        found = self._videos[video_id]
+        assert found is not None
+        absent = sorted({place for place in places if (video_id, place) not in self._kept})
+        fresh: dict[int, np.ndarray] = {}
+        for frame, picture in pick_frames(found[0], absent) if absent else ():
+            encoded = STORED.encode(picture)  # always through the encoding: the same pixels kept or not
+            fresh[frame] = encoded
+            if encoded.nbytes <= self._room:
+                self._room -= encoded.nbytes
+                self._kept[video_id, frame] = encoded
+        return [STORED.decode(self._kept.get((video_id, place), fresh.get(place))) for place in places]  # type: ignore[arg-type]
 
 
 def picture_inputs(
     read: ReadPictures,
-    facts: Mapping[str, VideoFacts],
+    facts: Facts,
     windows: WindowSettings,
     pixels: PixelSettings,
     *,

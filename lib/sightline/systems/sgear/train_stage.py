@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from sightline.systems.sgear.labels import PastLabels
 from sightline.systems.sgear.loading import (
     input_files,
     model_config,
-    shown_pictures,
     stored_inputs,
     text_vectors,
     window_settings,
@@ -31,7 +29,6 @@ from sightline.systems.sgear.loading import (
 from sightline.systems.sgear.losses import LossWeights
 from sightline.systems.sgear.model.loader import load_partial, load_sgear, load_vit, save_sgear
 from sightline.systems.sgear.model.sgear import Sgear
-from sightline.systems.sgear.predict import ReadInputs
 from sightline.systems.sgear.prototypes import Prototypes
 from sightline.systems.sgear.records import SgearPayload
 from sightline.systems.sgear.samples import Dataset, build_samples, read_dataset
@@ -57,8 +54,6 @@ def train_checkpoint(
     tensorboard: str,
     checkpoint: str,
     record: str,
-    pictures: str | None = None,
-    frames: str | None = None,
 ) -> dict[str, Any]:
     """Trains one checkpoint, going on from what an earlier attempt left, and writes its record last.
 
@@ -76,11 +71,9 @@ def train_checkpoint(
         tensorboard: Folder of event files.
         checkpoint: Written: weights.
         record: Written: settings, sources, samples and the loss curve.
-        pictures: Index of the pictures of the dataset's videos, for a model on raw frames.
-        frames: Frame index of the dataset, for a model on raw frames.
 
     Raises:
-        InputError: The split has no labelled sample, or a model on raw frames was given no pictures.
+        InputError: The split has no labelled sample, or a model on raw frames was given no videos.
         CheckpointError: What it starts from does not fit the model.
         ResumableStop: A signal came; the next attempt goes on from there.
     """
@@ -92,11 +85,6 @@ def train_checkpoint(
     started |= {f"record of {Path(path).parent.name}": sha256_file(path) for path in [data, *weights]}
     if base:
         started["init"] = sha256_file(base[0])
-    if settings["base"]["model"]["vit"] and not (pictures and frames):
-        raise InputError("a model on raw frames needs pictures", item=name, mend="extract the frames of its dataset")
-    if pictures and frames:
-        files |= {"pictures": Path(pictures), "frames": Path(frames)}
-        started |= {"pictures": sha256_file(pictures), "frames": sha256_file(frames)}
     facts = {"name": name, "settings": settings, "dataset": dataset, "stage_version": stage_version}
     return run_processes(
         settings["processes"],
@@ -212,13 +200,6 @@ def train_settings(settings: dict[str, Any]) -> TrainSettings:
     )
 
 
-def open_inputs(files: dict[str, Path], settings: dict[str, Any]) -> AbstractContextManager[ReadInputs]:
-    """Opens what a training is shown: pictures drawn anew each time, or stored features."""
-    if settings["base"]["model"]["vit"]:
-        return shown_pictures(files["pictures"], files["frames"], settings["base"], train=True)
-    return stored_inputs(files, settings["base"])
-
-
 def _train_in_process(
     *,
     folder: Path,
@@ -240,7 +221,7 @@ def _train_in_process(
     known = Prototypes.load(files["prototypes"], classes=split.table.actions)
     model = make_model(settings, split.table, known, files, init)
     key = content_key("sgear train", facts, [sample_key(sample) for sample in samples])
-    with open_inputs(files, settings) as read:
+    with stored_inputs(files, settings["base"], train=True, cache_mb=settings.get("cache_mb", 0)) as read:
         result = train(
             samples,
             read,
