@@ -24,8 +24,9 @@ from sightline.systems.hoiref.model.vlm4hoi import LLAMA, Vlm4Hoi
 class StubTokenizer:
     """Bytes and four special tokens, as the golden README describes."""
 
-    size = 260
-    specials = {"<unk>": 0, "<s>": 1, "</s>": 2, "$$": 259}  # noqa: RUF012
+    def __init__(self) -> None:
+        self.size = int(facts().get("vocab", 260))
+        self.specials = {"<unk>": 0, "<s>": 1, "</s>": 2, "$$": self.size - 1}
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         ids = [1] if bos else []
@@ -59,7 +60,7 @@ def config() -> Vlm4HoiConfig:
         "vocab_size": given["vocab"], "hidden_size": given["hidden"], "intermediate_size": given["inter"],
         "num_hidden_layers": given["layers"], "num_attention_heads": given["heads"],
         "max_position_embeddings": given["maxpos"], "rms_norm_eps": given.get("rms_norm_eps", 1e-5),
-        "rope_theta": 10000.0,
+        "rope_theta": given.get("rope_theta", 10000.0),
     }  # fmt: skip
     vision = {
         "image_size": given["img"], "width": given["vit_dim"], "depth": given["vit_depth"], "heads": given["vit_heads"],

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from golden import load_json
-from hoiref_data import SYSTEM, arrays, dataset_file, frame_folder
-from hoiref_model import StubTokenizer, golden_model
+from hoiref_data import SYSTEM, arrays, dataset_file, expected_items, frame_folder
+from hoiref_model import StubTokenizer, facts, golden_model
 from sightline.llm.base import Sampling
 from sightline.run.shards import compute_block, make_plan
 from sightline.systems.hoiref.annotations import FrameRoots, read_interactions, read_referrals
@@ -17,7 +17,7 @@ from sightline.systems.hoiref.predict import Predictor, PredictSettings
 from sightline.systems.hoiref.samples import build_samples
 
 FILES = {"epic": "pred.json", "ego4d": "pred_ego4d.json", "visor": "pred_hoi.json"}
-RUN = load_json(SYSTEM, "driver", "run.json")
+RUN = load_json(SYSTEM, "driver", "run.json") if facts() and expected_items() else None
 GENERATED = load_json(SYSTEM, "model", "generate.json") or []
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from golden import load_json
 from hoiref_data import SYSTEM
-from hoiref_model import golden_model
+from hoiref_model import facts, golden_model
 from sightline.errors import ConfigError
 from sightline.systems.hoiref.schedule import RELEASED_YAML, Schedule, check_schedule, choose_loaders
 from sightline.systems.hoiref.train import LORA_AND_PROJECTION, RELEASED_LOOP, select_trainable
@@ -17,7 +17,7 @@ from sightline.training.optimizers import make_optimizer, make_schedule
 MISC = load_json(SYSTEM, "training_misc.json") or {}
 SCHEDULES = MISC.get("lr_schedules", [])
 PICKS = MISC.get("multi_iter_picks", [])
-GROUPS = [pytest.param(MISC[name], id="hoiref-groups") for name in ("optimizer_groups",) if name in MISC]
+GROUPS = [pytest.param(MISC[name], id="hoiref-groups") for name in ("optimizer_groups",) if name in MISC and facts()]
 
 
 def schedule_of(given):
