@@ -94,7 +94,7 @@ def close(made: torch.Tensor, want: np.ndarray, key: str, facts: dict) -> None:
     np.testing.assert_allclose(values, want, rtol=FORWARD, atol=FORWARD * np.abs(want).max(), err_msg=key)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(name, id=f"sgear-keys-{name}") for name in KEYS])
 def test_state_dict_keys_and_shapes(name):
     state = load_case(name).model().state_dict()
     found = sorted([key, list(one.shape), str(one.dtype).removeprefix("torch.")] for key, one in state.items())
