@@ -58,9 +58,7 @@ def test_a_rising_rate_is_refused_unless_asked_for(number):
             check_schedule(schedule)
 
 
-@pytest.mark.parametrize(
-    "groups", [MISC["optimizer_groups"]] if "optimizer_groups" in MISC else [], ids=["hoiref-groups"]
-)
+@pytest.mark.parametrize("groups", GROUPS)
 def test_optimizer_groups(groups):
     model = golden_model()
     select_trainable(model, LORA_AND_PROJECTION)
