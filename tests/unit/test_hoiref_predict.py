@@ -124,6 +124,19 @@ def test_out_of_memory_halves_the_batch(monkeypatch):
     assert predictor.batch_limit == 1
 
 
+def test_half_precision_runs():
+    """In bfloat16 words may differ with the batch; which questions fail may not."""
+    half = model()
+    half.llama.model.to(torch.bfloat16)
+    half.compute_dtype = torch.bfloat16
+    found = [
+        answers(Predictor(Asker(half, Letters()), PredictSettings(3, limit), picture).predict(samples(*ASKED)))
+        for limit in (1, 8)
+    ]
+    assert [status for status, _, _ in found[0].values()] == ["ok", "ok", "ok", "failed", "ok"]
+    assert [status for status, _, _ in found[1].values()] == ["ok", "ok", "ok", "failed", "ok"]
+
+
 def test_a_malformed_payload_is_an_error():
     bad = Sample("s", "g", "c", [], 1.0, {"part": "epic"})
     with pytest.raises(InputError, match="item s"):
