@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +90,12 @@ def _module_path(name: str) -> Path | None:
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
+@cache
+def _load(module: str) -> Source | None:
+    path = _module_path(module)
+    return Source(module, path) if path else None
+
+
 @dataclass
 class Reach:
     """Collects what is imported on the way from an adapter."""
@@ -97,7 +103,6 @@ class Reach:
     found: set[Import] = field(default_factory=set)
     modules: set[str] = field(default_factory=set)
     _visited: set[tuple[str, str]] = field(default_factory=set)
-    _sources: dict[str, Source] = field(default_factory=dict)
 
     def adapter(self, path: Path) -> Reach:
         """Follows everything an adapter does."""
@@ -105,14 +110,6 @@ class Reach:
         names = self._enter(source)
         self._follow(source, source.tree, names)
         return self
-
-    def _load(self, module: str) -> Source | None:
-        if module not in self._sources:
-            path = _module_path(module)
-            if path is None:
-                return None
-            self._sources[module] = Source(module, path)
-        return self._sources[module]
 
     def _take(self, source: Source, node: ast.Import | ast.ImportFrom) -> dict[str, tuple[str, str]]:
         """Records one import statement; returns local name -> (module of ours, name in it or empty)."""
@@ -140,14 +137,14 @@ class Reach:
     def _module(self, module: str) -> None:
         """What importing a module brings with it."""
         for parent in (module.rpartition(".")[0], module):
-            source = self._load(parent) if parent else None
+            source = _load(parent) if parent else None
             if source and parent not in self.modules:
                 self.modules.add(parent)
                 self._enter(source)
 
     def _name(self, module: str, name: str) -> None:
         """Follows one function, class or constant of a module."""
-        source = self._load(module)
+        source = _load(module)
         if source is None or (module, name) in self._visited:
             return
         self._visited.add((module, name))
@@ -185,7 +182,7 @@ class Reach:
         for path in sorted(LIB.glob(f"sightline/systems/*/{call.args[1].value}.py")):
             module = ".".join(path.relative_to(LIB).with_suffix("").parts)
             self._module(module)
-            source = self._load(module)
+            source = _load(module)
             assert source is not None
             for name in [attribute] if attribute else source.definitions:
                 self._name(module, name)
