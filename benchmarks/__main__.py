@@ -33,19 +33,21 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Returns a measured value with three digits, or whole from a thousand on."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def _verdict(row: dict[str, Any], label: str) -> str:
+def verdict(row: dict[str, Any], label: str) -> str:
+    """Returns what a ratio says of its guard and target."""
     ratio = row["ratios"][label]
     target, guard = row.get("target", {}).get(label), row.get("guard", {}).get(label)
     if not row["equal"]:
         return "results differ"
     if guard is not None and ratio < guard:
-        return f"below the guard of {_number(guard)}"
+        return f"below the guard of {number(guard)}"
     if target is not None and ratio < target:
-        return f"short of the target of {_number(target)}"
+        return f"short of the target of {number(target)}"
     return "target met" if target is not None else "guard met" if guard is not None else ""
 
 
@@ -67,11 +69,11 @@ def table(document: dict[str, Any]) -> str:
     ]
     for row in document["rows"]:
         arms = "; ".join(
-            f"{name} {_number(one['median_s'])} ({_number(one['min_s'])}-{_number(one['max_s'])})"
+            f"{name} {number(one['median_s'])} ({number(one['min_s'])}-{number(one['max_s'])})"
             for name, one in row["arms"].items()
         )
         for label, ratio in row["ratios"].items():
-            cells = [row["name"], label, _number(ratio), _verdict(row, label), arms, row.get("note", "")]
+            cells = [row["name"], label, number(ratio), verdict(row, label), arms, row.get("note", "")]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
@@ -102,7 +104,7 @@ def main() -> None:
         f"{row['name']}: {label}"
         for row in rows
         for label in row["ratios"]
-        if _verdict(row, label).startswith(("results differ", "below the guard"))
+        if verdict(row, label).startswith(("results differ", "below the guard"))
     ]
     raise SystemExit(f"guards that fail: {', '.join(bad)}" if bad else 0)
 
