@@ -47,18 +47,36 @@ def tensors(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([one.detach().flatten() for one in model.parameters()])
 
 
-def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for folder in (whole, killed):
-        folder.mkdir()
-    kills = [{"folder": str(killed), "kill_at": step} for step in (0, 3, 7)]
-    cases = [{"folder": str(whole)}, *kills, {"folder": str(killed)}]
+def run_cases(tmp_path: Path, cases: list[dict]) -> list[int]:
+    for case in cases:
+        Path(case["folder"]).mkdir(exist_ok=True)
     path = tmp_path / "cases.json"
     path.write_text(json.dumps(cases))
-    done = subprocess.run([sys.executable, str(SCRIPT), str(path)], capture_output=True, text=True, timeout=300)
-    assert json.loads(done.stdout or "null") == [0, -9, -9, -9, 0], done.stderr
+    done = subprocess.run([sys.executable, str(SCRIPT), str(path)], capture_output=True, text=True, timeout=400)
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    kills = [{"folder": str(killed), "kill_at": step} for step in (0, 3, 7)]
+    cases = [{"folder": str(whole)}, *kills, {"folder": str(killed)}]
+    assert run_cases(tmp_path, cases) == [0, -9, -9, -9, 0]
     for name in ("checkpoint.pth", "work/state.pt", "work/curve.jsonl"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_two_processes_train_what_one_does_with_twice_the_accumulation(tmp_path):
+    one, two = ({"folder": str(tmp_path / name)} for name in ("one", "two"))
+    cases = [{**one, "processes": 1, "accumulation": 4}, {**two, "processes": 2, "accumulation": 2}]
+    assert run_cases(tmp_path, cases) == [0, 0]
+    curves = [json.loads((tmp_path / name / "curve.json").read_text()) for name in ("one", "two")]
+    assert [row["items"] for row in curves[0]] == [12, 2] * 3
+    for mine, theirs in zip(*curves, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+    states = [torch.load(tmp_path / name / "checkpoint.pth", weights_only=True)["model"] for name in ("one", "two")]
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], atol=1e-5, rtol=1e-4)
 
 
 def test_training_learns_what_the_features_show():
