@@ -91,6 +91,16 @@ def test_training_learns_what_the_features_show():
     assert np.mean(right) > 0.8
 
 
+def test_half_precision_trains_close_to_float32():
+    loop = {"epochs": 1, "batch_size": 12}
+    whole = train(SAMPLES, Features(), untrained(), settings(loop, losses=PAST)).curve
+    model = untrained()
+    half = train(SAMPLES, Features(), model, settings({**loop, "precision": "bfloat16"}, losses=PAST)).curve
+    assert half[0]["loss"] == pytest.approx(whole[0]["loss"], rel=0.01)
+    assert half[0]["loss"] != whole[0]["loss"]
+    assert all(one.dtype == torch.float32 for one in model.parameters())
+
+
 def test_inputs_are_kept_and_read_once():
     kept, read = Features(), Features()
     one, two = untrained(), untrained()
