@@ -216,6 +216,11 @@ def _check_references(flow: Workflow, problems: list[str]) -> None:
         for name, variant in card.variants.items():
             for role, file in variant.assets.items():
                 need_asset(file.asset, f"{source}, key variants.{name}.assets.{role}.asset")
+            if variant.to_beat is not None and variant.to_beat not in card.variants:
+                problems.append(
+                    f"{source}, key variants.{name}.to_beat: {variant.to_beat} is unknown."
+                    + nearest(variant.to_beat, list(card.variants))
+                )
             if variant.extractor is not None and variant.extractor not in card.extractors:
                 problems.append(
                     f"{source}, key variants.{name}.extractor: {variant.extractor} is not in extractors."

@@ -165,6 +165,9 @@ class VariantCard(Strict):
         None, description="Training, from `training`, whose checkpoint it reads in place of an asset's."
     )
     paper_row: str | None = Field(None, description="Row of config/paper it is compared with.")
+    to_beat: str | None = Field(
+        None, description="Variant it should beat: where both are run on a dataset, the report shows the difference."
+    )
     seconds_per_item: float = Field(gt=0, description="Job seconds per sample, about; sizes the shards.")
     shard_minutes: float = Field(20, gt=0, description="Minutes a shard should take.")
     block_size: int = Field(8, ge=1, description="Samples computed as one batch.")

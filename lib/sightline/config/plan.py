@@ -236,6 +236,7 @@ class Plan:
                     "weights_kind": card.variants[run.variant].weights_kind,
                     "demo": self.dataset(run.dataset).demo or card.variants[run.variant].weights_kind == "demo",
                     "paper_row": card.variants[run.variant].paper_row,
+                    "to_beat": card.variants[run.variant].to_beat,
                     **self.judging.summary(run),
                 }
                 for run in self.runs_of(system)

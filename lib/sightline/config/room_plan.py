@@ -89,7 +89,7 @@ class RoomPlan:
     def settings(self, wildcards: RunWildcards) -> dict[str, Any]:
         """Returns a variant's settings, without titles and what only sizes jobs."""
         variant = self.plan.flow.systems[self.system].variants[wildcards.variant]
-        unused = {"title", "paper_row", *_SIZING, *variant.SAMPLE_SETTINGS}
+        unused = {"title", "paper_row", "to_beat", *_SIZING, *variant.SAMPLE_SETTINGS}
         if variant.trained_by is None:
             unused.add("trained_by")
         return dict(variant.model_dump(mode="json", exclude=unused))

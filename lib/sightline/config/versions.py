@@ -17,7 +17,7 @@ STAGE: dict[str, int] = {
     "submit": 1,
     "judge": 1,
     "views": 1,
-    "summarise": 1,
-    "report": 1,
+    "summarise": 2,
+    "report": 2,
     "demo": 1,
 }

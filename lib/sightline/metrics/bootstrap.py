@@ -90,7 +90,23 @@ class ClusterBootstrap:
         clusters = len(set(self._cluster_of_row[counted]))
         if value is None or clusters < 2 or not len(self._counts):
             return Estimate(value, None, None, clusters, 0)
-        found = self.replicates(spec, columns)
+        return self._estimate(value, self.replicates(spec, columns), clusters)
+
+    def difference(self, spec: MetricSpec, columns: Sequence[Column], others: Sequence[Column]) -> Estimate:
+        """Returns the metric of `columns` minus that of `others`, rows of both in the order of `clusters`.
+
+        Both read the same resamples, so the interval is that of a paired difference.
+        """
+        values = [self.estimate(spec, side) for side in (columns, others)]
+        clusters = min(side.clusters for side in values)
+        if values[0].value is None or values[1].value is None:
+            return Estimate(None, None, None, clusters, 0)
+        value = values[0].value - values[1].value
+        if clusters < 2 or not len(self._counts):
+            return Estimate(value, None, None, clusters, 0)
+        return self._estimate(value, self.replicates(spec, columns) - self.replicates(spec, others), clusters)
+
+    def _estimate(self, value: float, found: np.ndarray, clusters: int) -> Estimate:
         kept = found[np.isfinite(found)]
         if not len(kept):
             return Estimate(value, None, None, clusters, len(found))

@@ -24,6 +24,7 @@ from sightline.records.rows import read_views
 from sightline.records.types import View
 from sightline.report import comparison as compare
 from sightline.report import timings as times
+from sightline.report.baselines import baseline_rows
 from sightline.report.figures import WIDTH, ListRow, TimelineFigure, as_list, draw_timeline, shown
 from sightline.report.kinds import BARS, CURVE, FILMSTRIP, BarsView, CurveView, FilmstripView
 from sightline.report.learning import HEIGHT, LearningCurve, read_curves
@@ -135,7 +136,13 @@ def write_comparison(
     found = compare.tables(summaries)
     any_demo = any(run.demo for table in found for run in table.runs)
     page = _render(
-        "comparison.html.j2", tables=found, any_demo=any_demo, curves=curves, width=CURVE_WIDTH, height=HEIGHT
+        "comparison.html.j2",
+        tables=found,
+        baselines={system: baseline_rows(content) for system, content in summaries},
+        any_demo=any_demo,
+        curves=curves,
+        width=CURVE_WIDTH,
+        height=HEIGHT,
     )
     write_text(target, page)
 

@@ -42,6 +42,17 @@ class _Table:
     def clusters(self) -> list[str]:
         return [sample.cluster for sample in self.samples]
 
+    def columns(self, spec: MetricSpec) -> list[Column]:
+        """Returns one column per input of a metric, rows in the order of `samples`."""
+        return [
+            Column.of(
+                [row.value if row.status == "scored" else None for row in self.rows[name]],
+                [row.denominator for row in self.rows[name]],
+                [row.group for row in self.rows[name]],
+            )
+            for name in spec.inputs
+        ]
+
     def failed(self) -> int:
         """Number of samples of which nothing could be scored because something failed."""
         return sum(
@@ -109,14 +120,7 @@ def _metric(
     scored = sum("scored" in state for state in states)
     if not scored:
         return {"absent": _why_nothing([row for rows in inputs for row in rows])}
-    columns = [
-        Column.of(
-            [row.value if row.status == "scored" else None for row in rows],
-            [row.denominator for row in rows],
-            [row.group for row in rows],
-        )
-        for rows in inputs
-    ]
+    columns = table.columns(spec)
     found = _estimate(spec, columns, sampler)
     if found.value is None:
         return {"absent": "nothing to divide by in any scored sample"}
@@ -246,6 +250,35 @@ def _run(
     }
 
 
+def _against(
+    run: Mapping[str, Any],
+    known: Mapping[tuple[str, str], tuple[dict[str, Any], _Table]],
+    bootstrap: Mapping[str, Any],
+    specs: Sequence[MetricSpec],
+) -> dict[str, Any] | None:
+    """Returns how far a run is above the baseline its variant names, metric by metric, each a paired difference.
+
+    None when the run names none, or the baseline was not run on the same samples.
+    """
+    other = known.get((run["dataset"], run.get("to_beat") or ""))
+    entry, table = known[run["dataset"], run["variant"]]
+    if other is None or [one.id for one in table.samples] != [one.id for one in other[1].samples]:
+        return None
+    sampler = _sampler(table, bootstrap) or ClusterBootstrap(table.clusters, replicates=0)
+    found: dict[str, Any] = {}
+    for spec in specs:
+        if any("absent" in side["metrics"][spec.name] for side in (entry, other[0])):
+            continue
+        difference = sampler.difference(spec, table.columns(spec), other[1].columns(spec))
+        if difference.value is not None:
+            found[spec.name] = {
+                "value": difference.value,
+                "ci_low": difference.ci_low,
+                "ci_high": difference.ci_high,
+            }
+    return {"variant": other[0]["variant"], "variant_title": other[0]["variant_title"], "differences": found}
+
+
 def _refuse_unknown(table: _Table, specs: Sequence[MetricSpec], path: Path) -> None:
     known = {name for spec in specs for name in (spec.name, *spec.inputs)}
     unknown = sorted(table.rows.keys() - known)
@@ -296,6 +329,7 @@ def summarise(
         InputError: An input is malformed.
     """
     entries, digests = [], {}
+    by_run: dict[tuple[str, str], tuple[dict[str, Any], _Table]] = {}
     known_plans: Sequence[Path | None] = plans if plans is not None else [None] * len(runs)
     rows_of_judges, notes_of_judges = iter(judge_rows), iter(judge_notes)
     order = [spec.name for spec in specs]
@@ -308,9 +342,12 @@ def summarise(
         reasons = {name: why for name, why in _absent_reasons(Path(paths[2])).items() if name not in judged.rows}
         entry = _run(run, table, reasons, paper, bootstrap, partial, asked, judged)
         entries.append(entry | {"dropped": _dropped(plan)})
+        by_run[run["dataset"], run["variant"]] = (entries[-1], table)
         digests[f"{run['dataset']}/{run['variant']}"] = {
             name: sha256_file(path) for name, path in zip(("samples", "scores", "absent"), paths, strict=True)
         }
+    for run, entry in zip(runs, entries, strict=True):
+        entry["against"] = _against(run, by_run, bootstrap, specs)
     summary = {
         "title": title,
         "metric_order": order,

@@ -135,6 +135,19 @@ class FitcoachTraining(TrainingCard):
     vision_weight: float = Field(
         1.0, ge=0, description="Weight of `<vision>` targets, of which there are far more than of words."
     )
+    copies: int = Field(
+        0, ge=0, description="Copies of every episode at another pace and begun at another time; 0: as recorded."
+    )
+    tempo: float = Field(0.25, ge=0, description="Copies run at most this share faster or slower than recorded.")
+    cut_steps: int = Field(12, ge=0, description="Most feature steps that a copy begins later than recorded.")
+    held_steps: int = Field(8, ge=0, description="Most feature steps that a copy waits before it goes on.")
+    projector_rank: int = Field(
+        0,
+        ge=0,
+        description="Principal components of the training split's feature maps that the value projections return "
+        "at first; 0 leaves the projections as they are.",
+    )
+    projector_scale: float = Field(1.0, gt=0, description="Standard deviation of each of these components.")
     cache_mb: int = Field(
         0, ge=0, description="Memory that keeps what frozen layers make of feature maps; needs keys and values frozen."
     )

@@ -61,6 +61,8 @@ class TrainingSequence:
         loss_mask: bool [N]; tokens that are targets.
         feature_key: Key of the video's features.
         frames: Row of the stored features for each masked token in order, int64; `ZERO_STEP` for zeros.
+        rows: Half-open range of rows that hold `frames`, by which what is made of them is kept; None when
+            it is that of `frames` itself.
     """
 
     name: str
@@ -69,6 +71,13 @@ class TrainingSequence:
     loss_mask: np.ndarray
     feature_key: str
     frames: np.ndarray
+    rows: tuple[int, int] | None = None
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Half-open range of stored rows to read."""
+        real = self.frames[self.frames != ZERO_STEP]
+        return self.rows or ((int(real.min()), int(real.max()) + 1) if len(real) else (0, 1))
 
 
 class _Tokens:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from sightline.systems.fitcoach.predict import ReadFeatures
 from sightline.systems.fitcoach.records import Episode
 from sightline.systems.fitcoach.sequences import ZERO_STEP, SequenceSettings, TrainingSequence, training_units
 from sightline.systems.fitcoach.stream import ActionTokens
+from sightline.systems.fitcoach.variations import VariationSettings, can_vary, vary
 from sightline.training.loop import Durable, LoopSettings, TrainResult, Work, train_loop
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class TrainSettings:
         trainable: Patterns of parameter names (`*` matches anything): `*.lora_*` for LoRA, `*.xattn_layer.*`
             for the cross-attention, `*` for everything.
         vision_weight: Weight of `<vision>` targets, of which there are far more than of words.
+        variations: Copies of every episode at another pace and begun at another time.
         cache_mb: Memory for what frozen layers make of the feature maps, so that it is computed once and not in
             every epoch. Above 0, keys and values of all cross-attention layers must be frozen.
     """
@@ -50,6 +52,7 @@ class TrainSettings:
     sequences: SequenceSettings = field(default_factory=SequenceSettings)
     trainable: tuple[str, ...] = ("*.lora_*",)
     vision_weight: float = 1.0
+    variations: VariationSettings = field(default_factory=VariationSettings)
     cache_mb: int = 0
 
 
@@ -102,6 +105,8 @@ def train(
     """
     actions = ActionTokens(*(tokenizer.token_id(token) for token in SPECIAL_TOKENS))
     units = make_units(samples, read_times, tokenizer, actions, settings.sequences)
+    if settings.variations.copies:
+        units = varied_units(units, actions, settings.variations)
     check_vocabulary(units, model)
     trained = select_trainable(model, settings.trainable)
     values = sum(parameter.numel() for parameter in model.parameters())
@@ -153,6 +158,17 @@ def make_units(
             mend="check that features and annotations are on the same clock",
         )
     return units
+
+
+def varied_units(units: Sequence[Unit], actions: ActionTokens, settings: VariationSettings) -> list[Unit]:
+    """Returns the variations of every unit in its place.
+
+    Raises:
+        ConfigError: The sequences are windows or of the published form.
+    """
+    if not all(len(unit) == 1 and can_vary(unit[0]) for unit in units):
+        raise ConfigError(["training: copies needs the form `aligned` and a mode without windows"])
+    return [(sequence,) for sequence in vary([unit[0] for unit in units], actions, settings)]
 
 
 def check_vocabulary(units: Sequence[Unit], model: StreamVlm) -> None:
@@ -218,14 +234,24 @@ class ProjectedMaps:
     @torch.no_grad()
     def of(self, sequence: TrainingSequence) -> Frames:
         """Returns layer -> keys and values, each [T, places, attn_dim]."""
-        if sequence.name in self._kept:
-            return self._kept[sequence.name]
+        if ZERO_STEP in sequence.frames:
+            return self._made(sequence.name, sequence)
+        first, stop = sequence.reach
+        whole = self._made(
+            f"{sequence.feature_key} {first} {stop}", replace(sequence, frames=np.arange(first, stop, dtype=np.int64))
+        )
+        rows = torch.from_numpy(sequence.frames - first)
+        return {layer: (keys[rows], values[rows]) for layer, (keys, values) in whole.items()}
+
+    def _made(self, name: str, sequence: TrainingSequence) -> Frames:
+        if name in self._kept:
+            return self._kept[name]
         maps = torch.from_numpy(_feature_maps(sequence, self.read_features, self.model.config.vision_dim))
         made = {layer: (keys[0], values[0]) for layer, (keys, values) in self.model.project_frames(maps[None]).items()}
         size = sum(one.numel() * one.element_size() for pair in made.values() for one in pair)
         if size <= self.room:
             self.room -= size
-            self._kept[sequence.name] = made
+            self._kept[name] = made
         return made
 
     def batch(self, sequences: Sequence[TrainingSequence]) -> Frames:
@@ -289,8 +315,7 @@ def _padded_maps(sequences: Sequence[TrainingSequence], read_features: ReadFeatu
 
 def _feature_maps(sequence: TrainingSequence, read_features: ReadFeatures, channels: int | None) -> np.ndarray:
     """Returns the maps of a sequence's masked tokens, float32 [T, C, H, W]; zeros where it reads the zero step."""
-    real = sequence.frames[sequence.frames != ZERO_STEP]
-    first, stop = (int(real.min()), int(real.max()) + 1) if len(real) else (0, 1)
+    first, stop = sequence.reach
     stored = read_features(sequence.feature_key, slice(first, stop))
     if stored.ndim != 4 or len(stored) != stop - first or (channels is not None and stored.shape[1] != channels):
         raise InputError(

@@ -22,8 +22,11 @@ from sightline.systems.fitcoach.loading import model_config, weight_files
 from sightline.systems.fitcoach.media import folder_of
 from sightline.systems.fitcoach.model.loader import genuine_state_dict, load_stream_vlm
 from sightline.systems.fitcoach.model.stream_vlm import StreamVlm
+from sightline.systems.fitcoach.projector import fit_projectors
+from sightline.systems.fitcoach.records import Episode
 from sightline.systems.fitcoach.sequences import SequenceSettings
 from sightline.systems.fitcoach.train import TrainSettings, train
+from sightline.systems.fitcoach.variations import VariationSettings
 from sightline.training.launch import run_processes
 from sightline.training.loop import Durable, LoopSettings
 from sightline.training.state import write_torch
@@ -148,8 +151,14 @@ def train_settings(settings: dict[str, Any]) -> TrainSettings:
         sequences=SequenceSettings(**{**_named(SequenceSettings, settings), "loop": loop}),
         trainable=tuple(settings["trainable"]),
         vision_weight=settings["vision_weight"],
+        variations=VariationSettings(**_named(VariationSettings, settings)),
         cache_mb=settings["cache_mb"],
     )
+
+
+def _maps_of(sample: Sample, index: FeatureIndex) -> np.ndarray:
+    episode = Episode.from_json(sample.payload, item=sample.id)
+    return index.read(episode.feature_key, ["features"], slice(episode.first_row, episode.stop_row))["features"]
 
 
 def _train_in_process(
@@ -171,6 +180,9 @@ def _train_in_process(
         samples = training_samples(data, index, facts["dataset"], settings["base"])
         place = device if settings["processes"] == 1 else "cpu"  # the loop gives every process a GPU of its own
         model, tokenizer = load_trainable(files, settings["base"], place, settings["lora_dropout"])
+        if settings["projector_rank"]:
+            maps = (_maps_of(sample, index) for sample in samples)
+            fit_projectors(model, maps, settings["projector_rank"], settings["projector_scale"])
         key = content_key("fitcoach train", facts, [sample_key(sample) for sample in samples])
         result = train(
             samples,
