@@ -52,7 +52,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,bf_interval=1,sched_interval=1
-ReturnToService=2
+ReturnToService=1
 SlurmdParameters=config_overrides
 SlurmdTimeout=300
 MinJobAge=300
@@ -73,6 +73,7 @@ JobAcctGatherType=jobacct_gather/linux
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
 AccountingStoragePort={port}
+AccountingStoragePass={folder}/munge/socket
 AccountingStorageTRES=gres/gpu
 """
 _DATABASE_CONF = """\
@@ -223,7 +224,7 @@ class Slurm:
             gpus=GPUS_PER_NODE,
             requeue_s=REQUEUE_S,
         )
-        conf += _ACCOUNTING.format(port=ACCOUNTING_PORT) if self.accounting else _NO_ACCOUNTING
+        conf += _ACCOUNTING.format(port=ACCOUNTING_PORT, folder=self.folder) if self.accounting else _NO_ACCOUNTING
         (self.folder / "slurm.conf").write_text(conf)
         lines = []
         for position, node in enumerate(NODES):
@@ -287,7 +288,6 @@ class Slurm:
         conf.chmod(0o600)
         (ETC / conf.name).symlink_to(conf)
         command("slurmdbd")
-        wait_until(lambda: "fixture" not in command("sacctmgr", "-n", "list", "cluster", ok=False), "slurmdbd")
         wait_until(lambda: "Adding" in command("sacctmgr", "-i", "add", "cluster", "fixture", ok=False), "slurmdbd")
         command("sacctmgr", "-i", "add", "account", ACCOUNT)
         command("sacctmgr", "-i", "add", "user", "root", f"account={ACCOUNT}")
