@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -151,8 +150,7 @@ def train(
     Raises:
         InputError: There is no sample, or one without the labels that a loss needs.
         ConfigError: A loss needs language and there is none, or no loss has weight.
-        NonFiniteError: An input, loss or gradient is NaN or infinite.
-        ResumableStop: SIGTERM or SIGUSR1 came.
+        NonFiniteError, ResumableStop, StoreError: As in `train_loop`.
     """
     if not settings.losses.positive:
         raise ConfigError(["training: every loss has weight 0"])
@@ -162,29 +160,11 @@ def train(
     whole = LossModel(model, language, settings.losses, settings.unlabelled, text)
     kept = KeptInputs(payloads, read, settings.cache_mb)
     names = [one.id for one in samples]
-    scale = settings.loop.accumulation if settings.sum_accumulated else 1
-
-    def collate(positions: list[int]) -> dict[str, Any]:
-        values, empty = kept.of(positions)
-        if not np.isfinite(values).all():
-            bad = [names[place] for place, one in zip(positions, values, strict=True) if not np.isfinite(one).all()]
-            raise NonFiniteError("an input is NaN or infinite", item=", ".join(bad[:3]), mend="extract it again")
-        for place in np.flatnonzero(empty):
-            log.warning("%s: nothing is stored for it; it does not count", names[positions[place]])
-        return {
-            "video": torch.from_numpy(values),
-            "action": labels.action[positions],
-            "past": labels.past[positions],
-            "counts": torch.from_numpy(~empty) * float(scale),
-        }
-
-    def losses(wrapped: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        made: Tensor = wrapped(batch["video"], batch["action"], batch["past"])
-        return made * batch["counts"]
+    scale = float(settings.loop.accumulation if settings.sum_accumulated else 1)
 
     return train_loop(
         whole,
-        Work(names, collate, losses),
+        Work(names, lambda positions: _collate(positions, kept, labels, names, scale), _losses),
         _loop_settings(settings),
         device=device,
         durable=durable,
@@ -192,6 +172,33 @@ def train(
         factor=_factor(settings, len(samples)),
         description=f"train on {device}",
     )
+
+
+def _losses(wrapped: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    made: Tensor = wrapped(batch["video"], batch["action"], batch["past"])
+    return made * batch["counts"]
+
+
+def _collate(
+    positions: list[int], kept: KeptInputs, labels: Targets, names: Sequence[str], scale: float
+) -> dict[str, Tensor]:
+    """Returns a micro batch: `video`, `action` [B], `past` [B, T], and what each sample `counts` [B].
+
+    Raises:
+        NonFiniteError: An input is NaN or infinite; names its samples.
+    """
+    values, empty = kept.of(positions)
+    if not np.isfinite(values).all():
+        bad = [names[place] for place, one in zip(positions, values, strict=True) if not np.isfinite(one).all()]
+        raise NonFiniteError("an input is NaN or infinite", item=", ".join(bad[:3]), mend="extract it again")
+    for place in np.flatnonzero(empty):
+        log.warning("%s: nothing is stored for it; it does not count", names[positions[place]])
+    return {
+        "video": torch.from_numpy(values),
+        "action": labels.action[positions],
+        "past": labels.past[positions],
+        "counts": torch.from_numpy(~empty) * scale,
+    }
 
 
 def _loop_settings(settings: TrainSettings) -> LoopSettings:

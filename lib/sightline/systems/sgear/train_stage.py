@@ -37,6 +37,7 @@ from sightline.training.launch import run_processes
 from sightline.training.loop import Durable, LoopSettings
 
 log = logging.getLogger(__name__)
+_DIGESTED = ("backbone", "checkpoint", "prototypes")
 
 
 def train_checkpoint(
@@ -57,20 +58,9 @@ def train_checkpoint(
 ) -> dict[str, Any]:
     """Trains one checkpoint, going on from what an earlier attempt left, and writes its record last.
 
-    Args:
-        name: Of the training.
-        data: Record of the asset with the annotations.
-        weights: Records of the assets that the base variant names (features, backbone, a checkpoint).
-        base: Checkpoint of the training it starts from, or nothing.
-        prototypes: File of the classes' prototypes.
-        dataset: `layout`, `folder` in the asset, `split`.
-        settings: The training's own, and under `base` its variant's.
-        stage_version: Of the stage.
-        gpus: GPUs of the job.
-        work: Folder of the resumable state.
-        tensorboard: Folder of event files.
-        checkpoint: Written: weights.
-        record: Written: settings, sources, samples and the loss curve.
+    `data` and `weights` are records of assets (annotations; features, videos, backbone), `base` the checkpoint it
+    starts from or nothing, `prototypes` a file of the classes' prototypes; `work` holds the resumable state, and
+    `settings` are the training's own and, under `base`, its variant's.
 
     Raises:
         InputError: The split has no labelled sample, or a model on raw frames was given no videos.
@@ -79,12 +69,6 @@ def train_checkpoint(
     """
     device = choose_device(gpus, demo_weights=settings["base"]["weights_kind"] == "demo")
     files = {**input_files(weights, [], settings["base"]), "prototypes": Path(prototypes)}
-    started = {
-        role: sha256_file(path) for role, path in files.items() if role in ("backbone", "checkpoint", "prototypes")
-    }
-    started |= {f"record of {Path(path).parent.name}": sha256_file(path) for path in [data, *weights]}
-    if base:
-        started["init"] = sha256_file(base[0])
     facts = {"name": name, "settings": settings, "dataset": dataset, "stage_version": stage_version}
     return run_processes(
         settings["processes"],
@@ -93,7 +77,7 @@ def train_checkpoint(
             "folder": locate(data, dataset["folder"]),
             "files": files,
             "init": Path(base[0]) if base else None,
-            "facts": {**facts, "started_from": started},
+            "facts": {**facts, "started_from": _sources(files, [data, *weights], base)},
             "device": device,
             "work": Path(work),
             "tensorboard": Path(tensorboard),
@@ -101,6 +85,13 @@ def train_checkpoint(
             "record": Path(record),
         },
     )
+
+
+def _sources(files: dict[str, Path], records: list[str], base: list[str]) -> dict[str, str]:
+    """Returns digests of what a training starts from; of features and videos those of their assets' records."""
+    weights = {role: sha256_file(path) for role, path in files.items() if role in _DIGESTED}
+    assets = {f"record of {Path(path).parent.name}": sha256_file(path) for path in records}
+    return {**weights, **assets, **{f"init {number}": sha256_file(path) for number, path in enumerate(base)}}
 
 
 def training_samples(dataset: Dataset, windows: dict[str, Any], *, past: bool, weight: float = 1.0) -> list[Sample]:
