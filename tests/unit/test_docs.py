@@ -41,7 +41,8 @@ SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
 OUTSIDE = {"-n", "--use-conda", "--report"}  # added anyway; need conda; need a finished run
 HOSTS = {
     "github.com", "raw.githubusercontent.com", "www.qualcomm.com", "ai.meta.com", "www.llama.com", "huggingface.co",
-    "arxiv.org", "127.0.0.1:8000",
+    "arxiv.org", "127.0.0.1:8000", "iplab.dmi.unict.it", "dl.fbaipublicfiles.com", "epic-kitchens.github.io",
+    "cvip.computing.dundee.ac.uk",
 }  # fmt: skip
 EXAMPLE_ROOTS = {"path", "data"}  # of absolute paths that stand for the reader's own
 
