@@ -44,7 +44,7 @@ def test_full_configuration_leaves_no_demo_entry() -> None:
     plan = load_plan(full(), CONFIG)
     for run in plan.runs:
         assert not plan.dataset(run.dataset).demo
-        assert plan.card(run.system).variants[run.variant].weights_kind == "released"
+        assert plan.card(run.system).variants[run.variant].weights_kind != "demo"
     assert not [name for name in needed_assets(plan) if "demo" in name]
 
 
@@ -59,7 +59,7 @@ def test_misspelt_key_in_a_card(tmp_path: Path) -> None:
     card.write_text(card.read_text().replace("token_cap:", "tokn_cap:"))
     found, *_ = problems(read("config.yaml"), tmp_path / "config")
     assert str(card) in found
-    assert "variants.demo.tokn_cap: unknown. Did you mean token_cap?" in found
+    assert "variants.demo_untrained.tokn_cap: unknown. Did you mean token_cap?" in found
 
 
 def test_all_mistakes_are_shown_at_once() -> None:

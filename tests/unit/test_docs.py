@@ -192,7 +192,7 @@ def test_every_lasting_output_is_explained() -> None:
         if output.startswith(
             ("results/runs", "results/report", "results/features", "results/frames", "results/assets")
         ):
-            assert output.rsplit("/", 1)[1].replace("{shard}", "1-of-2").replace("{judge}", "mock") in text, output
+            assert output.rsplit("/", 1)[1].replace("{shard}", "1-of-1").replace("{judge}", "mock") in text, output
 
 
 # --- commands ------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 from itertools import combinations
 from pathlib import Path
@@ -14,8 +15,8 @@ import pytest
 import torch
 from sightline.errors import InputError
 from sightline.systems.fitcoach.demo import write_demo_archive, write_demo_dataset
-from sightline.systems.fitcoach.demo_motion import EXERCISES, SLOW
-from sightline.systems.fitcoach.demo_plan import CORRECTIONS, MENDED, PRAISE, coach_texts, plan_workouts
+from sightline.systems.fitcoach.demo_motion import EXERCISES
+from sightline.systems.fitcoach.demo_plan import CORRECTIONS, COUNTED, MENDED, PRAISE, coach_texts, plan_workouts
 from sightline.systems.fitcoach.demo_weights import (
     CHECKPOINT_FILE,
     CNN_FILE,
@@ -134,22 +135,19 @@ def _drawn(pose: dict[str, np.ndarray], index: int) -> np.ndarray:
 
 def test_exercises_and_mistakes_can_be_told_apart() -> None:
     deepest = [exercise.pose(0.5, 0, {}) for exercise in EXERCISES]
-    deepest[4] = EXERCISES[4].pose(0.25, 0, {})  # high knees: the first knee is up at a quarter
     pictures = [_drawn(pose, index) for index, pose in enumerate(deepest)]
     for first, second in combinations(pictures, 2):
         assert np.abs(first - second).mean() > 3
     for index, exercise in enumerate(EXERCISES):
-        for mistake in set(exercise.mistakes) - {SLOW}:
-            phase = 0.25 if exercise.name == "high knees" else 0.5
-            wrong = _drawn(exercise.pose(phase, 0, {mistake: 1.0}), index)
-            assert np.abs(wrong - pictures[index]).mean() > 0.6, (exercise.name, mistake)
+        wrong = _drawn(exercise.pose(0.5, 0, {exercise.mistake: 1.0}), index)
+        assert np.abs(wrong - pictures[index]).mean() > 0.6, exercise.name
 
 
 def test_limbs_keep_their_length() -> None:
     bones = [("hip", "knee", 0.44), ("knee", "ankle", 0.43), ("shoulder", "elbow", 0.29), ("elbow", "wrist", 0.27)]
     for exercise in EXERCISES:
         for phase in np.linspace(0, 1, 9):
-            for mistake in (None, *exercise.mistakes):
+            for mistake in (None, exercise.mistake):
                 pose = exercise.pose(float(phase), 1, {mistake: 1.0} if mistake else {})
                 for start, end, length in bones:
                     for side in "lr":
@@ -159,14 +157,14 @@ def test_limbs_keep_their_length() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_what_is_said_follows_from_what_is_seen(seed: int) -> None:
-    test, train = plan_workouts(seed, 6, 18, 3, 12.0)
-    assert sum(workout.duration for workout in test + train) <= 900
+    test, train = plan_workouts(seed, 8, 18, 3, 12.0)
+    assert sum(workout.duration for workout in test + train) <= 1000
     numbers = [workout.number for workout in test + train]
-    assert len(set(numbers)) == 24
+    assert len(set(numbers)) == 26
     for split in (test, train):
         assert 0 < sum(workout.number <= 145 for workout in split) < len(split)
         assert {bout.exercise.name for workout in split for bout in workout.bouts} == {e.name for e in EXERCISES}
-    praise = {text.format(count=count) for text in PRAISE for count in range(1, 9)}
+    praise = {PRAISE.format(count=count) for count in COUNTED}
     for workout in test + train:
         assert all(a.start + a.shown < b.start for a, b in zip(workout.feedbacks, workout.feedbacks[1:], strict=False))
         for bout in workout.bouts:
@@ -178,18 +176,18 @@ def test_what_is_said_follows_from_what_is_seen(seed: int) -> None:
                     done = [k for k, end in enumerate(bout.repetitions) if end <= feedback.start]
                     assert str(done[-1]) in feedback.text
                     assert feedback.start < wrong + 0.2
-                elif feedback.text in MENDED:
-                    assert 1.4 < feedback.start - mended < 2.1
+                elif feedback.text == MENDED:
+                    assert 1.4 <= feedback.start - mended <= 1.7
                 else:
-                    assert feedback.text in CORRECTIONS[str(bout.mistake)]
-                    assert 1.4 < feedback.start - wrong < 2.1
+                    assert feedback.text == CORRECTIONS[str(bout.mistake)]
+                    assert 1.4 <= feedback.start - wrong <= 1.7
     assert {f.text for workout in train for f in workout.feedbacks} <= set(coach_texts())
 
 
 def test_mistakes_show_only_while_they_are_made() -> None:
-    bouts = [bout for workout in plan_workouts(0, 6, 18, 3, 12.0)[1] for bout in workout.bouts]
-    bout = next(b for b in bouts if b.mistake == "one arm" and b.repetitions[b.wrong[1]] < b.end and b.wrong[0] > 1)
-    for place, mistaken in ((bout.wrong[0] - 1, False), (bout.wrong[0], True), (bout.wrong[1], False)):
+    bouts = [bout for workout in plan_workouts(0, 8, 18, 3, 12.0)[1] for bout in workout.bouts]
+    bout = next(b for b in bouts if b.exercise.name == "jumping jacks" and 0 < b.wrong[1] < len(b.repetitions) - 1)
+    for place, mistaken in ((bout.wrong[0], True), (bout.wrong[1] - 1, True), (bout.wrong[1], False)):
         begin, finish = bout.repetitions[place : place + 2]
         pose = bout.pose((begin + finish) / 2)
         heights = sorted(float(pose[f"wrist_{side}"][1] - pose[f"shoulder_{side}"][1]) for side in "lr")
@@ -212,9 +210,13 @@ def test_features_of_the_demo_cnn_carry_motion(dataset: Path, weights: Path) -> 
     # The first three seconds fill the temporal memory; their change is not motion.
     settled = found.features[12:].astype(np.float64)
     assert len(settled) > 40
-    assert np.sqrt(settled.var(axis=0).mean()) > 0.2 * settled.std()
+    assert np.sqrt(settled.var(axis=0).mean()) > 0.1 * settled.std()  # most of a picture is the still room
     assert 0.2 < (settled > 0).mean() < 0.8
     assert (settled >= 6).mean() < 0.1
+
+
+def _in_any_layer(name: str) -> str:
+    return re.sub(r"layers\.\d+\.", "layers.N.", name)
 
 
 def test_checkpoints_have_the_genuine_names(weights: Path) -> None:
@@ -223,14 +225,15 @@ def test_checkpoints_have_the_genuine_names(weights: Path) -> None:
     assert {name: list(tensor.shape) for name, tensor in cnn.items()} == {key[0]: list(key[1]) for key in genuine}
     combined = torch.load(weights / CHECKPOINT_FILE, weights_only=True)["state_dict"]
     genuine = json.loads((GOLDEN / "b_model" / "state_dict_keys_tiny.json").read_text())
-    assert set(combined) == {key[0] for key in genuine}
+    # The demo looks at the video in all four layers, the golden model in two.
+    assert {_in_any_layer(name) for name in combined} == {_in_any_layer(key[0]) for key in genuine}
 
 
 def test_weights_load_without_a_missing_or_left_over_key(weights: Path) -> None:
     config = StreamVlmConfig.from_folder(weights / LLAMA_FOLDER, CROSS_ATTENTION, LORA)
     model, tokenizer, report = load_stream_vlm(weights / LLAMA_FOLDER, weights / CHECKPOINT_FILE, config)
     assert (report.missing, report.left_over, report.mismatched) == ([], [], {})
-    assert (tokenizer.size, model.config.vocab_size) == (704, 704)
+    assert (tokenizer.size, model.config.vocab_size) == (576, 576)
     from transformers import AutoModelForCausalLM
 
     plain = AutoModelForCausalLM.from_pretrained(weights / LLAMA_FOLDER).eval()

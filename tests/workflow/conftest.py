@@ -23,12 +23,22 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "rules", "workflow_scripts", "lib", "config", "envs", "profiles")
 RUN = "results/runs/fitcoach/demo_test/demo"
 NANO = {
+    "runs": [{"system": "fitcoach", "datasets": ["demo_test"], "variants": ["demo"]}],
     "datasets": {"demo_test": {"videos": 2, "items": 6, "video_seconds": 75}},
     "assets": {"fitcoach_demo": {"generator": {"test_workouts": 2, "train_workouts": 1}}},
     "systems": {
         "fitcoach": {
             "extractors": {"efficientnet3d_demo": {"shard_minutes": 0.25}},
-            "variants": {"demo": {"shard_minutes": 0.25, "block_size": 1}},
+            # Untrained: what most tests look at does not depend on what is said.
+            "variants": {
+                "demo": {
+                    "trained_by": None,
+                    "to_beat": None,
+                    "seconds_per_item": 5,
+                    "shard_minutes": 0.25,
+                    "block_size": 1,
+                }
+            },
             "bootstrap": {"replicates": 50},
         }
     },

@@ -22,6 +22,8 @@ TRAINING = {
     "max_steps": STEPS,
     "learning_rate": 0.001,
     "trainable": ["*"],
+    "copies": 4,
+    "projector_rank": 8,
     "save_every": 1,
 }
 TUNED = {
@@ -30,7 +32,7 @@ TUNED = {
     "extractor": "efficientnet3d_demo",
     "assets": {"llama": {"asset": "fitcoach_demo", "file": "Llama-demo/config.json"}},
     "trained_by": "short",
-    "cross_attention": {"layers": [1, 3], "attention_dim": 128},
+    "cross_attention": {"layers": [0, 1, 2, 3], "attention_dim": 128},
     "lora": {"r": 4, "alpha": 2},
     "dtype": "float32",
     "token_cap": 1024,

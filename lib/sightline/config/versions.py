@@ -19,5 +19,5 @@ STAGE: dict[str, int] = {
     "views": 1,
     "summarise": 2,
     "report": 2,
-    "demo": 1,
+    "demo": 2,
 }

@@ -1,4 +1,4 @@
-"""How the demo's figure moves: one pose function per exercise, with mistakes that can be seen.
+"""How the demo's figure moves: one pose function per exercise, with a mistake that can be seen.
 
 A pose is a function of the phase of one repetition (0 and 1: start position, 0.5: deepest point)
 and of how strongly each mistake is made (0 to 1). Lengths are metres, angles radians; the axes are
@@ -116,7 +116,7 @@ def standing() -> Pose:
 
 
 def _squat(phase: float, repetition: int, mistakes: Mapping[str, float]) -> Pose:
-    down = _depth(phase) * (1 - 0.72 * mistakes.get("shallow", 0.0))
+    down = _depth(phase)
     bow = mistakes.get("leaning", 0.0)
     trunk = _trunk(_vector(0, _STANDING - 0.44 * down, -0.26 * down), 0.45 * down + bow * (0.50 + 0.25 * down))
     pose = _begin(trunk, 0.15 * down + 0.7 * bow)
@@ -132,7 +132,7 @@ def _squat(phase: float, repetition: int, mistakes: Mapping[str, float]) -> Pose
 def _jumping_jack(phase: float, repetition: int, mistakes: Mapping[str, float]) -> Pose:
     out = _depth(phase)
     hop = 0.05 * abs(math.sin(2 * math.pi * phase))
-    foot = 0.11 + 0.34 * out * (1 - 0.9 * mistakes.get("narrow", 0.0))
+    foot = 0.11 + 0.34 * out
     height = _ANKLE_HEIGHT + math.sqrt((0.99 * (_THIGH + _SHANK)) ** 2 - (foot - _HIP) ** 2)
     trunk = _trunk(_vector(0, height + hop, 0), 0.02)
     pose = _begin(trunk, 0.03)
@@ -146,28 +146,8 @@ def _jumping_jack(phase: float, repetition: int, mistakes: Mapping[str, float]) 
     return pose
 
 
-def _lunge(phase: float, repetition: int, mistakes: Mapping[str, float]) -> Pose:
-    short, bow = mistakes.get("short step", 0.0), mistakes.get("leaning", 0.0)
-    out = _depth(phase) ** 0.8
-    step, down = 0.80 * out * (1 - 0.68 * short), out * (1 - 0.68 * short)
-    trunk = _trunk(_vector(0, _STANDING - 0.37 * down, 0.45 * step), 0.06 * down + bow * (0.40 + 0.45 * down))
-    pose = _begin(trunk, 0.05 + 0.7 * bow)
-    leading = "l" if repetition % 2 == 0 else "r"
-    for side, sign in _SIDES:
-        if side == leading:
-            lift = 0.10 * math.sin(math.pi * out) if out < 1 else 0.0
-            ankle, toe = _vector(0.12 * sign, _ANKLE_HEIGHT + lift, step), _vector(0.1 * sign, -0.22, 1)
-        else:
-            ankle = _vector(0.12 * sign, _ANKLE_HEIGHT + 0.15 * down, -0.12 * out)
-            toe = _vector(0, -0.22 - 0.9 * down, 1)
-        _add_leg(pose, trunk, side, sign, ankle, _vector(0.05 * sign, -0.25, 1), toe)
-        wrist = trunk.hip(sign) + _vector(0.10 * sign, 0.10, 0.04)
-        _add_arm(pose, trunk, side, sign, wrist, _vector(sign, 0, -0.7))
-    return pose
-
-
 def _arm_circle(phase: float, repetition: int, mistakes: Mapping[str, float]) -> Pose:
-    tilt = 0.85 * (1 - 0.8 * mistakes.get("small", 0.0))
+    tilt = 0.85
     trunk = _trunk(_vector(0, _STANDING, 0), 0.02)
     pose = _begin(trunk, 0.03)
     turn = 2 * math.pi * phase
@@ -181,24 +161,8 @@ def _arm_circle(phase: float, repetition: int, mistakes: Mapping[str, float]) ->
     return pose
 
 
-def _high_knees(phase: float, repetition: int, mistakes: Mapping[str, float]) -> Pose:
-    swing = math.sin(2 * math.pi * phase)
-    strength = 1 - 0.75 * mistakes.get("low", 0.0)
-    trunk = _trunk(_vector(0, _STANDING + 0.02 * abs(swing), 0), 0.05)
-    pose = _begin(trunk, 0.03)
-    for side, sign in _SIDES:
-        lift = strength * max(0.0, swing * sign)
-        ankle = _vector(0.11 * sign, _ANKLE_HEIGHT + 0.55 * lift, 0.24 * lift)
-        toe = _vector(0.05 * sign, -0.22 - 0.5 * lift, 1)
-        _add_leg(pose, trunk, side, sign, ankle, _vector(0.05 * sign, 0.3, 1), toe)
-        pump = -swing * sign * strength
-        wrist = trunk.shoulder(sign) + _vector(0.05 * sign, -0.20 + 0.16 * pump, 0.27 + 0.12 * pump)
-        _add_arm(pose, trunk, side, sign, wrist, _vector(0.5 * sign, -1, -0.4))
-    return pose
-
-
 def _push_up(phase: float, repetition: int, mistakes: Mapping[str, float]) -> Pose:
-    down = _depth(phase) * (1 - 0.75 * mistakes.get("shallow", 0.0))
+    down = _depth(phase)
     pike = mistakes.get("hips high", 0.0)
     feet, length = -0.86, _THIGH + _SHANK - 0.01
     chest = 0.60 - 0.40 * down
@@ -223,7 +187,7 @@ class Exercise:
     Attributes:
         name: As the coach calls it.
         pose: Phase 0..1, repetition number, strength per mistake -> pose.
-        mistakes: Names of the two mistakes that can be made.
+        mistake: Name of the mistake that can be made.
         period: Shortest and longest seconds per repetition.
         yaw: Radians the camera stands to the figure's left.
         middle: Point of the floor (left, forward) around which the exercise happens.
@@ -231,22 +195,17 @@ class Exercise:
 
     name: str
     pose: Callable[[float, int, Mapping[str, float]], Pose]
-    mistakes: tuple[str, str]
+    mistake: str
     period: tuple[float, float]
     yaw: float
     middle: tuple[float, float] = (0.0, 0.0)
 
 
-SLOW = "slow"
-"""A mistake of tempo, not of pose: repetitions take about twice as long."""
-
 EXERCISES: tuple[Exercise, ...] = (
-    Exercise("squats", _squat, ("shallow", "leaning"), (1.5, 1.9), 0.75),
-    Exercise("jumping jacks", _jumping_jack, ("one arm", SLOW), (0.95, 1.3), 0.05),
-    Exercise("lunges", _lunge, ("short step", "leaning"), (1.5, 1.9), 1.15, (0.0, 0.34)),
-    Exercise("arm circles", _arm_circle, ("one arm", "small"), (1.1, 1.5), 0.12),
-    Exercise("high knees", _high_knees, ("low", SLOW), (0.8, 1.1), 0.6),
-    Exercise("push-ups", _push_up, ("shallow", "hips high"), (1.4, 1.8), 1.02, (0.0, -0.08)),
+    Exercise("squats", _squat, "leaning", (1.5, 1.9), 0.75),
+    Exercise("jumping jacks", _jumping_jack, "one arm", (0.95, 1.3), 0.05),
+    Exercise("arm circles", _arm_circle, "one arm", (1.1, 1.5), 0.12),
+    Exercise("push-ups", _push_up, "hips high", (1.4, 1.8), 1.02, (0.0, -0.08)),
 )
 
 

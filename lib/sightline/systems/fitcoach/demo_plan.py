@@ -1,8 +1,8 @@
 """What happens in the demo's workouts: exercises, repetitions, mistakes, and what the coach says when.
 
-Every feedback follows from what can be seen: a correction comes 1.5 to 2 s after a mistake starts,
-praise after it has been mended, a count with praise when the second and fifth repetition of a bout
-without mistake so far ends. When a bout begins and how fast it is differs, so the clock alone tells little.
+Every feedback follows from what can be seen: a correction comes about 1.5 s after a mistake starts, praise as
+long after it has been mended, a count with praise when the second and fourth repetition of a bout without
+mistake ends. When a bout begins and how fast it is differs, so the clock alone tells little.
 """
 
 from __future__ import annotations
@@ -13,26 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from sightline.errors import InputError
-from sightline.systems.fitcoach.demo_motion import EXERCISES, SLOW, Exercise, Pose, blend, standing
+from sightline.systems.fitcoach.demo_motion import EXERCISES, Exercise, Pose, blend, standing
 
-CORRECTIONS: dict[str, tuple[str, ...]] = {
-    "shallow": ("Go lower!", "Try to go a bit lower."),
-    "leaning": ("Keep your chest up!", "Lift your chest, keep your back straight."),
-    "one arm": ("Use both arms!", "Lift both of your arms."),
-    SLOW: ("Move a bit faster!", "Pick up the pace!"),
-    "short step": ("Take a bigger step!", "Step further forward."),
-    "small": ("Make bigger circles!", "Try to draw bigger circles."),
-    "low": ("Lift your knees higher!", "Bring your knees up higher."),
-    "hips high": ("Lower your hips!", "Bring your hips down."),
+CORRECTIONS = {
+    "leaning": "Lift your chest, keep your back straight.",
+    "one arm": "Use both of your arms!",
+    "hips high": "Bring your hips down.",
 }
-MENDED = ("Much better!", "That is better, keep it up.")
-PRAISE = ("That is {count}, great form!", "{count} done, nice work!")
+MENDED = "Much better, keep it up!"
+PRAISE = "That is {count}, great form!"
 FIRST, NEXT, END = "First up are {name}!", "Moving on to {name}!", "And that is the end of the workout. Well done!"
 
-_COUNTED = (2, 5)
+COUNTED = (2, 4)
 _LEAD_IN = 1.4  # least seconds from the coach's announcement to the first repetition
-_LEAST_MISTAKEN = 3.9  # least seconds that a mistake can be seen before the bout ends
-_SLOWDOWN = 1.9
+_LEAST_ACTIVE = 5.5  # least seconds of a bout that are exercise: time for two feedbacks
+_DELAY = (1.4, 1.7)  # seconds after which the coach has seen that something is wrong, or mended
 _ANNOUNCED, _SHOWN = 1.3, 1.2  # seconds that a transition and a feedback stay on screen
 _APART = 1.7  # least seconds between the starts of two feedbacks
 _RAMP = 0.25  # seconds in which a mistake grows to its full size
@@ -89,7 +84,7 @@ class Bout:
         return self.exercise.pose(phase, index, self._strength(time))
 
     def _strength(self, time: float) -> dict[str, float]:
-        if self.mistake is None or self.mistake == SLOW:
+        if self.mistake is None:
             return {}
         begin, finish = self.repetitions[self.wrong[0]], self.repetitions[self.wrong[1]]
         rising, falling = (time - begin) / _RAMP, (finish - time) / _RAMP + 1
@@ -135,9 +130,8 @@ def plan_workouts(
 ) -> tuple[list[Workout], list[Workout]]:
     """Plans the workouts of both splits.
 
-    Exercises, clean bouts and mistakes are dealt in shuffled rounds, so that every exercise is seen
-    about equally often with each mistake and without. Numbers alternate between up to 145 (stored
-    rotated) and above; no number is used twice.
+    Every exercise is dealt about equally often, with its mistake and without. Numbers alternate between up to
+    145 (stored rotated) and above; no number is used twice.
 
     Args:
         seed: Decides everything.
@@ -169,40 +163,41 @@ def plan_workouts(
         dealer = _Dealer(np.random.default_rng([seed, 2, split]))
         workouts = []
         for number in numbers[position : position + size]:
-            deal = [dealer.deal() for _ in range(exercises_each)]
-            workouts.append(_plan_workout(seed, int(number), deal, exercise_seconds))
+            workouts.append(_plan_workout(seed, int(number), dealer.deal(exercises_each), exercise_seconds))
         splits.append(sorted(workouts, key=lambda workout: workout.number))
         position += size
     return splits[0], splits[1]
 
 
 class _Dealer:
-    """Deals (exercise, mistake or None) in shuffled rounds."""
+    """Deals different exercises to a workout, those that came least often first, half of them with their mistake."""
 
     def __init__(self, generator: np.random.Generator) -> None:
         self._generator = generator
-        self._exercises: list[int] = []
-        self._mistakes: dict[int, list[int]] = {}
+        self._dealt = np.zeros(len(EXERCISES), dtype=np.int64)
+        self._mistaken: dict[int, list[bool]] = {}
 
-    def deal(self) -> tuple[Exercise, str | None]:
-        self._exercises = self._exercises or self._generator.permutation(len(EXERCISES)).tolist()
-        index = self._exercises.pop()
-        left = self._mistakes.get(index) or self._generator.permutation(3).tolist()
-        choice = left.pop()
-        self._mistakes[index] = left
-        exercise = EXERCISES[index]
-        return exercise, None if choice == 2 else exercise.mistakes[choice]
+    def deal(self, count: int) -> list[tuple[Exercise, bool]]:
+        order = self._generator.permutation(len(EXERCISES))
+        chosen = order[np.argsort(self._dealt[order], kind="stable")][:count]
+        self._dealt[chosen] += 1
+        return [(EXERCISES[index], self._next(int(index))) for index in self._generator.permutation(chosen)]
+
+    def _next(self, index: int) -> bool:
+        left = self._mistaken.get(index) or self._generator.permutation([True, False]).tolist()
+        self._mistaken[index] = left[1:]
+        return bool(left[0])
 
 
-def _plan_workout(seed: int, number: int, deal: list[tuple[Exercise, str | None]], exercise_seconds: float) -> Workout:
+def _plan_workout(seed: int, number: int, deal: list[tuple[Exercise, bool]], exercise_seconds: float) -> Workout:
     generator = np.random.default_rng([seed, 3, number])
     bouts: list[Bout] = []
     said: list[Feedback] = []
     start = 0.12
-    for position, (exercise, mistake) in enumerate(deal):
+    for position, (exercise, mistaken) in enumerate(deal):
         text = (NEXT if position else FIRST).format(name=exercise.name)
         said.append(Feedback(start, _ANNOUNCED, text, transition=True))
-        bout, spoken = _plan_bout(generator, exercise, mistake, start, start + exercise_seconds)
+        bout, spoken = _plan_bout(generator, exercise, mistaken, start, start + exercise_seconds)
         bouts.append(bout)
         said.extend(spoken)
         start = bout.end
@@ -211,33 +206,25 @@ def _plan_workout(seed: int, number: int, deal: list[tuple[Exercise, str | None]
 
 
 def _plan_bout(
-    generator: np.random.Generator, exercise: Exercise, mistake: str | None, start: float, end: float
+    generator: np.random.Generator, exercise: Exercise, mistaken: bool, start: float, end: float
 ) -> tuple[Bout, list[Feedback]]:
     period = generator.uniform(*exercise.period)
     # The figure waits until it begins: otherwise the clock alone would tell when to speak.
-    needed = 1.06 * _COUNTED[0] * period + _SHOWN + 0.3 if mistake is None else _LEAST_MISTAKEN
+    needed = max(1.06 * COUNTED[0] * period + _SHOWN + 0.3, _LEAST_ACTIVE)
     earliest = start + _LEAD_IN
     onset = generator.uniform(earliest, max(earliest, end - needed))
-    begin = onset
-    if mistake is not None and generator.random() < 0.5:
-        begin = generator.uniform(earliest, onset)
-    delay, reaction = generator.uniform(1.5, 2.0), generator.uniform(0.7, 1.1)
-    heeded = generator.random() < 0.75
-    times = [begin]
-    first: int | None = None
+    delay, reaction = generator.uniform(*_DELAY), generator.uniform(0.7, 1.1)
+    heeded = generator.random() < 0.9
+    times = [onset]
     last: int | None = None
     while times[-1] < end:
-        index = len(times) - 1
-        if mistake and first is None and times[-1] >= onset - period / 2:
-            first = index
-        if heeded and first is not None and last is None and times[-1] >= times[first] + delay + reaction:
-            last = index
-        slow = mistake == SLOW and first is not None and last is None
-        times.append(times[-1] + period * generator.uniform(0.95, 1.05) * (_SLOWDOWN if slow else 1.0))
-    first = len(times) - 1 if first is None else first
-    last = len(times) - 1 if last is None else last
+        if mistaken and heeded and last is None and times[-1] >= onset + delay + reaction:
+            last = len(times) - 1
+        times.append(times[-1] + period * generator.uniform(0.95, 1.05))
+    never = len(times) - 1
+    wrong = (0, never if last is None else last) if mistaken else (never, never)
     yaw = exercise.yaw + generator.uniform(-0.08, 0.08)
-    bout = Bout(exercise, start, end, tuple(times), mistake, (first, last), yaw)
+    bout = Bout(exercise, start, end, tuple(times), exercise.mistake if mistaken else None, wrong, yaw)
     return bout, _comment(generator, bout, delay)
 
 
@@ -246,8 +233,7 @@ def _comment(generator: np.random.Generator, bout: Bout, delay: float) -> list[F
     times = bout.repetitions
     said: list[Feedback] = []
 
-    def say(moment: float, texts: tuple[str, ...], **values: int) -> None:
-        text = str(generator.choice(texts)).format(**values)
+    def say(moment: float, text: str) -> None:
         free = all(abs(moment - other.start) >= _APART for other in said)
         if free and bout.start + _ANNOUNCED + 0.3 <= moment <= bout.end - _SHOWN - 0.1:
             said.append(Feedback(moment, _SHOWN, text))
@@ -256,10 +242,10 @@ def _comment(generator: np.random.Generator, bout: Bout, delay: float) -> list[F
     if bout.mistake is not None:
         say(times[wrong_from] + delay, CORRECTIONS[bout.mistake])
         if times[wrong_to] < bout.end:
-            say(times[wrong_to] + generator.uniform(1.5, 2.0), MENDED)
-    for count in _COUNTED:
+            say(times[wrong_to] + generator.uniform(*_DELAY), MENDED)
+    for count in COUNTED:
         if count < len(times) and count <= wrong_from:
-            say(times[count] + 0.1, PRAISE, count=count)
+            say(times[count] + 0.1, PRAISE.format(count=count))
     return sorted(said, key=lambda feedback: feedback.start)
 
 
@@ -268,8 +254,8 @@ def coach_texts() -> list[str]:
     names = [exercise.name for exercise in EXERCISES]
     return [
         *(pattern.format(name=name) for pattern in (FIRST, NEXT) for name in names),
-        *(text for texts in CORRECTIONS.values() for text in texts),
-        *(pattern.format(count=count) for pattern in PRAISE for count in _COUNTED),
-        *MENDED,
+        *CORRECTIONS.values(),
+        *(PRAISE.format(count=count) for count in COUNTED),
+        MENDED,
         END,
     ]

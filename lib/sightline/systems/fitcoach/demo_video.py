@@ -26,9 +26,7 @@ _FLOOR_ROW, _HORIZON_ROW = 500.0, 455.0  # of the 640 rows: where the figure sta
 # one is drawn smaller, so that the network sees figures of one size.
 _UPRIGHT_SCALE = 504 / 640
 _UPRIGHT_TOP = 68.0
-_SHIRTS = ((60, 90, 200), (70, 120, 190), (90, 70, 190))
-_TROUSERS = ((120, 70, 50), (105, 80, 60))
-_SKINS = ((150, 185, 225), (120, 160, 205))
+_SHIRT, _TROUSERS, _SKIN = (60, 90, 200), (120, 70, 50), (150, 185, 225)
 _WALL, _FLOOR = (205, 200, 190), (120, 160, 190)
 
 
@@ -76,18 +74,17 @@ def _frame_times(generator: np.random.Generator, duration: float) -> np.ndarray:
 def _frames(generator: np.random.Generator, workout: Workout, times: np.ndarray) -> Iterator[np.ndarray]:
     """Yields uint8 BGR pictures as stored: [360, 640, 3] lying for low numbers, [640, 360, 3] upright else."""
 
-    def pick(palette: tuple[tuple[int, int, int], ...]) -> tuple[int, int, int]:
-        colour = palette[int(generator.integers(len(palette)))]
-        blue, green, red = (int(channel + generator.integers(-6, 7)) for channel in colour)
+    def near(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+        blue, green, red = (int(channel + generator.integers(-2, 3)) for channel in colour)
         return blue, green, red
 
-    style = FigureStyle(skin=pick(_SKINS), shirt=pick(_SHIRTS), trousers=pick(_TROUSERS))
+    style = FigureStyle(skin=near(_SKIN), shirt=near(_SHIRT), trousers=near(_TROUSERS))
     rotated = workout.number <= LAST_ROTATED_NUMBER
     shrink, top = (1.0, 0.0) if rotated else (_UPRIGHT_SCALE, _UPRIGHT_TOP)
-    horizon = (top + shrink * (_HORIZON_ROW + generator.uniform(-6, 6))) / _HEIGHT
-    room = paint_room(_HEIGHT, _WIDTH, pick((_WALL,)), pick((_FLOOR,)), horizon)
-    scale = shrink * _PIXELS_PER_METRE * generator.uniform(0.98, 1.02)
-    origin = (_WIDTH / 2 + generator.uniform(-4, 4), top + shrink * (_FLOOR_ROW + generator.uniform(-4, 4)))
+    horizon = (top + shrink * (_HORIZON_ROW + generator.uniform(-2, 2))) / _HEIGHT
+    room = paint_room(_HEIGHT, _WIDTH, near(_WALL), near(_FLOOR), horizon)
+    scale = shrink * _PIXELS_PER_METRE * generator.uniform(0.99, 1.01)
+    origin = (_WIDTH / 2 + generator.uniform(-2, 2), top + shrink * (_FLOOR_ROW + generator.uniform(-2, 2)))
     for time in times:
         pose, yaw, aim = workout.scene(float(time))
         picture = room.copy()

@@ -27,11 +27,14 @@ LLAMA_FOLDER = "Llama-demo"
 CHECKPOINT_FILE = "ckpts_streamvlm/ckpts_streamvlm/state_dict.pth.tar"
 """The folder stands twice, as the released archive unpacks."""
 
-CROSS_ATTENTION = {"adapter_insert_layers": [1, 3], "num_of_xattn_heads": 1, "attn_dim": 128}
+CROSS_ATTENTION = {"adapter_insert_layers": [0, 1, 2, 3], "num_of_xattn_heads": 1, "attn_dim": 128}
 LORA = {"r": 4, "lora_alpha": 2.0, "target_modules": ["q_proj", "v_proj", "k_proj", "lm_head"]}
 _CLASSES = 3031
 _BIAS_STD = 0.05
-_TOKENIZER_SIZE = 704  # enough for one token per word the coach says; a multiple of 64, as the model's rows
+_RESIDUAL_GAIN = 0.15
+_STEM_GAIN = 3.0
+_LLAMA_STD = 0.06
+_TOKENIZER_SIZE = 576  # nearly one token per word the coach says; a multiple of 64, as the model's rows
 _LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -71,16 +74,17 @@ def write_demo_weights(root: str | Path, *, seed: int) -> None:
     ]
     llama = {**_LLAMA, "vocab_size": tokens[0]}
     config = StreamVlmConfig.from_parts(llama, CROSS_ATTENTION, LORA).resized(tokens[1])
-    model = random_stream_vlm(config, seed)
+    model = random_stream_vlm(config, seed, std=_LLAMA_STD)
     _write_llama(root / LLAMA_FOLDER, llama, model.state_dict())
     _write_torch(checkpoint, {"state_dict": genuine_state_dict(model)})
 
 
 def random_cnn(seed: int) -> ActionClassifier:
-    """Builds the CNN with He-normal weights.
+    """Builds the CNN with random weights, scaled so that its features follow what moves.
 
-    Convolutions before a ReLU6 get variance 2 / fan-in, those before none 1 / fan-in, so that every block
-    hands on about the variance it was given and no layer dies or saturates.
+    He-normal: convolutions before a ReLU6 get variance 2 / fan-in, those before none 1 / fan-in. Kernels on the
+    picture itself have no mean, so that they see edges and not the room's colour; what a residual block adds is
+    scaled down, so that thirty blocks of noise do not drown their input. Nothing is trained.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
@@ -95,6 +99,12 @@ def random_cnn(seed: int) -> ActionClassifier:
             layer.weight.normal_(0.0, (gain / layer.weight[0].numel()) ** 0.5, generator=generator)
             if layer.bias is not None:
                 layer.bias.normal_(0.0, _BIAS_STD, generator=generator)
+            if isinstance(layer, nn.Conv2d) and layer.in_channels == 3:
+                layer.weight.sub_(layer.weight.mean((2, 3), keepdim=True)).mul_(_STEM_GAIN)
+        for block in (block for block in model.modules() if isinstance(block, InvertedResidual)):
+            if block.spec.stride == 1 and block.spec.inputs == block.spec.outputs:
+                for parameter in block.conv[-1].parameters():
+                    parameter.mul_(_RESIDUAL_GAIN)
     return model.eval()
 
 
