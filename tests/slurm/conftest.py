@@ -179,6 +179,10 @@ def _on(slurm: Slurm, checkout: Checkout, *dropped: str) -> Iterator[OnCluster]:
         yield OnCluster.settle(checkout.folder, slurm.site)
     finally:
         slurm.cancel_all()
+        for process in psutil.process_iter():  # what escaped: here nothing but parents tie a job together
+            with contextlib.suppress(psutil.Error):
+                if process.cwd() == str(checkout.folder):
+                    process.kill()
         shutil.rmtree(checkout.folder, ignore_errors=True)
 
 
