@@ -225,9 +225,10 @@ class SgearScoring(Strict):
     horizons: list[float] = Field(
         default_factory=list, description="Anticipation times (seconds) that get a metric where a variant has them."
     )
-    gains: dict[str, str] = Field(
+    gains: dict[str, str | None] = Field(
         default_factory=dict,
-        description="Variant -> variant it is compared with: the difference, on the same rows, with its interval.",
+        description="Variant -> variant it is compared with: the difference, on the same rows, with its interval. "
+        "The other one is run too; null compares with none.",
     )
 
 
@@ -273,7 +274,9 @@ class SgearCard(SystemCard):
                 if tau not in known
             ]
         for name, other in self.scoring.gains.items():
-            problems += [f"scoring.gains: {one} is unknown" for one in (name, other) if one not in self.variants]
+            problems += [
+                f"scoring.gains: {one} is unknown" for one in (name, other) if one and one not in self.variants
+            ]
         if problems:
             raise ValueError("; ".join(problems))
         return self

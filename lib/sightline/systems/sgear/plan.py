@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sightline.config.room_plan import RoomPlan, RunWildcards
@@ -256,11 +257,21 @@ class SgearPlan(RoomPlan):
     # --- all small runs in one job -------------------------------------------------------------------
     @property
     def _shared(self) -> list[Any]:
-        """The selected runs that share a job, those that others read first."""
+        """The selected runs that share a job, and those they read, these first."""
         if self._card is None:
             return []
-        runs = [run for run in self.plan.runs_of(self.system) if run.dataset in self._card.one_job]
-        return sorted(runs, key=lambda run: self._card.variants[run.variant].fusion is not None)
+        waiting = [run for run in self.plan.runs_of(self.system) if run.dataset in self._card.one_job]
+        runs: dict[tuple[str, str], Any] = {}
+        while waiting:
+            run = waiting.pop(0)
+            if (run.dataset, run.variant) in runs:
+                continue
+            runs[run.dataset, run.variant] = run
+            reference = self.reference(_Run(run.dataset, run.variant))
+            fusion = self._card.variants[run.variant].fusion
+            read = [*(fusion.members if fusion else ()), *([reference] if reference else [])]
+            waiting += [replace(run, variant=name) for name in read]
+        return sorted(runs.values(), key=lambda run: self._card.variants[run.variant].fusion is not None)
 
     @property
     def shared_files(self) -> list[str]:
