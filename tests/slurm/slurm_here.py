@@ -154,9 +154,7 @@ class Slurm:
     @property
     def site(self) -> dict[str, Any]:
         """What a profile must say on this cluster."""
-        if self.accounting:
-            return {"default-resources": {"slurm_account": ACCOUNT}}
-        return {"slurm-status-command": "squeue"}
+        return {"default-resources": {"slurm_account": ACCOUNT}} if self.accounting else {}
 
     # --- starting and stopping -----------------------------------------------------------------------
     def start(self) -> None:

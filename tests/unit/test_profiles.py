@@ -90,3 +90,4 @@ def test_the_slurm_profile_says_what_the_site_has_and_no_more() -> None:
     assert not any("array" in key for key in profile), "job arrays lose outputs in this version of the plugin"
     assert not {"set-resources", "set-threads"} & set(profile), "what a rule needs belongs to the rule"
     assert profile["retries"] >= 3
+    assert profile["slurm-status-command"] == "squeue", "under sacct a cancelled job is waited for without end"
