@@ -37,10 +37,11 @@ profiles: $(READY)
 	@$(BIN)/python -m sightline profiles || echo "going on without: only --profile needs them"
 
 demo: env
-	@echo "running the main job on the demo: results/fitcoach_metrics.json and the report"
+	@echo "running the main job on the demo: results/fitcoach_metrics.json, results/sgear_metrics.json and the report"
 	snakemake
 	snakemake --report report.html
 	@$(BIN)/python -m sightline show results/fitcoach_metrics.json
+	@$(BIN)/python -m sightline show results/sgear_metrics.json
 	@echo "report: report.html; pages: results/report/comparison.html, samples.html, timing.html"
 
 test: env
