@@ -53,13 +53,14 @@ class RunBlock:
 
 @dataclass(frozen=True)
 class SystemTable:
-    """All runs of one system."""
+    """All runs of one system; `beside` says whether anything is to be said of published numbers."""
 
     system: str
     title: str
     runs: list[RunBlock]
     confidence: str
     replicates: int
+    beside: bool
 
 
 def number(value: float, *, signed: bool = False) -> str:
@@ -98,12 +99,14 @@ def tables(summaries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[SystemTab
 def _table(system: str, content: Mapping[str, Any]) -> SystemTable:
     order = content.get("metric_order", [])
     bootstrap = content["provenance"]["bootstrap"]
+    runs = [_run(system, run, order) for run in content["runs"]]
     return SystemTable(
         system=system,
         title=content["title"],
-        runs=[_run(system, run, order) for run in content["runs"]],
+        runs=runs,
         confidence=f"{100 * bootstrap['confidence']:g} %",
         replicates=bootstrap["replicates"],
+        beside=any(run.compared or any(row.why for row in run.rows) for run in runs),
     )
 
 
@@ -182,7 +185,9 @@ def _items(entry: Mapping[str, Any]) -> str:
 def _why(entry: Mapping[str, Any], demo: bool) -> tuple[str, str]:
     """Returns (verdict for the style, plain words)."""
     paper = entry["paper"]
-    if demo or paper is None:
+    if demo:
+        return "", ""  # said once, above the table
+    if paper is None:
         return "", entry.get("paper_note") or ""
     tolerance = f"\u00b1{paper['tolerance']:g}"
     if paper["within"] is None:
