@@ -199,3 +199,26 @@ class View(Record):
     kind: str
     payload: dict[str, Any]
     thumbs: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair(Record):
+    """Two answers to one prompt, one of them preferred; what preference training reads.
+
+    Attributes:
+        id: Slug, unique in its set.
+        prompt: What was asked.
+        chosen: The preferred answer.
+        rejected: The other one.
+        media: Paths or content keys of what the prompt is about.
+        critique: Why the one is preferred; empty if nothing was said.
+        provenance: Where the pair comes from (model, prompts, seed, iteration, kind of question), as JSON.
+    """
+
+    id: str
+    prompt: str
+    chosen: str
+    rejected: str
+    media: list[str]
+    critique: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
