@@ -1,0 +1,1 @@
+"""InternVL2.5 through transformers' own implementation: configuration and weights of the released checkpoints."""
