@@ -19,6 +19,7 @@ from sightline.errors import ConfigError
 ROOMS: dict[str, str] = {
     "fitcoach": "FitcoachCard",
     "sgear": "SgearCard",
+    "hoiref": "HoirefCard",
 }
 
 

@@ -42,7 +42,7 @@ OUTSIDE = {"-n", "--use-conda", "--report"}  # added anyway; need conda; need a 
 HOSTS = {
     "github.com", "raw.githubusercontent.com", "www.qualcomm.com", "ai.meta.com", "www.llama.com", "huggingface.co",
     "arxiv.org", "127.0.0.1:8000", "iplab.dmi.unict.it", "dl.fbaipublicfiles.com", "epic-kitchens.github.io",
-    "cvip.computing.dundee.ac.uk",
+    "cvip.computing.dundee.ac.uk", "storage.googleapis.com", "ego4ddataset.com",
 }  # fmt: skip
 EXAMPLE_ROOTS = {"path", "data"}  # of absolute paths that stand for the reader's own
 

@@ -1,4 +1,4 @@
-"""Kinds of picture beside the timeline: a strip of frames with candidates, bars with intervals, and curves."""
+"""Kinds of picture beside the timeline: strips with candidates, bars with intervals, curves, frames with boxes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sightline.errors import InputError
 from sightline.records.types import View
 from sightline.report.views import check_pictures, read_payload
 
-FILMSTRIP, BARS, CURVE = "filmstrip", "bars", "curve"
+FILMSTRIP, BARS, CURVE, BOXES = "filmstrip", "bars", "curve", "boxes"
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -170,6 +170,66 @@ class CurveView:
             raise InputError(
                 "a line without a point", file=file, item=view.id, field="lines", mend="draw the views again"
             )
+        return found
+
+
+@dataclass(frozen=True)
+class BoxesView:
+    """A picture with boxes drawn in: where things are, and where a model says they are.
+
+    Attributes:
+        title: What is asked.
+        subtitle: Where it comes from.
+        width: Width of the frame that boxes are in, in pixels.
+        height: Its height; the picture in `View.thumbs` may have another size.
+        truth: True boxes, xyxy.
+        found: The model's boxes, xyxy.
+        expected: The true answer, in words.
+        said: What the model said.
+        right: Whether it counts as right; None where nothing can be said.
+        status: `ok` or `failed`.
+        reason: Why it failed; empty when ok.
+        numbers: Metric -> this sample's value; None where it was not scored.
+        facets: What a reader may filter by.
+        notes: Anything to be told.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    title: str
+    subtitle: str
+    width: float
+    height: float
+    truth: list[list[float]]
+    found: list[list[float]]
+    expected: str
+    said: str
+    right: bool | None = None
+    status: str = "ok"
+    reason: str = ""
+    numbers: dict[str, float | None] = field(default_factory=dict)
+    facets: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def to_view(self, identifier: str, thumbs: list[str]) -> View:
+        """Returns the record; `thumbs` holds the picture as a base64 JPEG, or nothing."""
+        return _checked(View(identifier, BOXES, asdict(self), thumbs))
+
+    @classmethod
+    def of(cls, view: View, *, file: str | None = None) -> BoxesView:
+        """Reads the payload of a view.
+
+        Raises:
+            InputError: The view is of another kind, a field is wrong, a box has not four numbers, the frame has no
+                size, or there is more than one picture.
+        """
+        found = read_payload(view, BOXES, cls, file=file)
+        sound = found.width > 0 and found.height > 0 and len(view.thumbs) <= 1
+        if not sound or any(len(box) != 4 for box in [*found.truth, *found.found]):
+            raise InputError(
+                "boxes need four numbers, a frame's size and one picture",
+                file=file, item=view.id, field="truth", mend="draw the views again",
+            )  # fmt: skip
         return found
 
 

@@ -26,10 +26,21 @@ from sightline.report import comparison as compare
 from sightline.report import timings as times
 from sightline.report.baselines import baseline_rows
 from sightline.report.figures import WIDTH, ListRow, TimelineFigure, as_list, draw_timeline, shown
-from sightline.report.kinds import BARS, CURVE, FILMSTRIP, BarsView, CurveView, FilmstripView
+from sightline.report.kinds import BARS, BOXES, CURVE, FILMSTRIP, BarsView, BoxesView, CurveView, FilmstripView
 from sightline.report.learning import HEIGHT, LearningCurve, read_curves
 from sightline.report.learning import WIDTH as CURVE_WIDTH
-from sightline.report.plots import BAR_WIDTH, LABEL_WIDTH, VALUE_WIDTH, BarsFigure, CurveFigure, draw_bars, draw_curve
+from sightline.report.plots import (
+    BAR_WIDTH,
+    BOXES_WIDTH,
+    LABEL_WIDTH,
+    VALUE_WIDTH,
+    BarsFigure,
+    BoxesFigure,
+    CurveFigure,
+    draw_bars,
+    draw_boxes,
+    draw_curve,
+)
 from sightline.report.plots import CURVE_HEIGHT as PLOT_HEIGHT
 from sightline.report.plots import CURVE_WIDTH as PLOT_WIDTH
 from sightline.report.views import TIMELINE, TimelineView
@@ -47,8 +58,8 @@ class _Card:
     identifier: str
     run: str
     kind: str
-    view: TimelineView | FilmstripView | BarsView | CurveView
-    figure: TimelineFigure | BarsFigure | CurveFigure | None
+    view: TimelineView | FilmstripView | BarsView | CurveView | BoxesView
+    figure: TimelineFigure | BarsFigure | CurveFigure | BoxesFigure | None
     strip: list[tuple[str, str]]
     facets: str
     rows: list[ListRow] = field(default_factory=list)
@@ -78,13 +89,14 @@ def breakable(name: str) -> Markup:
     return Markup("_<wbr>").join(shown(name, 120).split("_"))
 
 
-_KINDS: dict[str, Any] = {FILMSTRIP: FilmstripView.of, BARS: BarsView.of, CURVE: CurveView.of}
+_KINDS: dict[str, Any] = {FILMSTRIP: FilmstripView.of, BARS: BarsView.of, CURVE: CurveView.of, BOXES: BoxesView.of}
 _SIZES = {
     "label": LABEL_WIDTH,
     "bar": BAR_WIDTH,
     "value": VALUE_WIDTH,
     "curve_width": PLOT_WIDTH,
     "curve_height": PLOT_HEIGHT,
+    "boxes": BOXES_WIDTH,
 }
 
 
@@ -191,8 +203,8 @@ def write_samples(summaries: Sequence[tuple[str, Mapping[str, Any]]], views: Seq
 
 def _card(view: View, block: _RunCards, file: str, budget: _Budget) -> tuple[_Card, dict[str, str]]:
     picture = _KINDS[view.kind](view, file=file) if view.kind in _KINDS else TimelineView.of(view, file=file)
-    seconds = picture.frames if isinstance(picture, (TimelineView, FilmstripView)) else []
-    status = picture.status if isinstance(picture, (TimelineView, FilmstripView)) else "ok"
+    seconds = picture.frames if isinstance(picture, (TimelineView, FilmstripView)) else [0.0] * len(view.thumbs)
+    status = "ok" if isinstance(picture, (BarsView, CurveView)) else picture.status
     named = {"run": block.title, "status": status, **picture.facets}
     facets = {shown(name, 40): shown(value, 160) for name, value in named.items()}
     strip = _strip(view, seconds, file)
@@ -207,9 +219,14 @@ def _card(view: View, block: _RunCards, file: str, budget: _Budget) -> tuple[_Ca
         figure, rows = draw_timeline(picture), as_list(picture)
         heard = sum(mark.matched for mark in picture.truth)
         return _Card(anchor, view.id, block.title, view.kind, picture, figure, strip, facts, rows, heard), facets
-    drawn = draw_bars(picture) if isinstance(picture, BarsView) else None
-    curve = draw_curve(picture) if isinstance(picture, CurveView) else None
-    return _Card(anchor, view.id, block.title, view.kind, picture, drawn or curve, strip, facts), facets
+    drawn: BarsFigure | CurveFigure | BoxesFigure | None = None
+    if isinstance(picture, BarsView):
+        drawn = draw_bars(picture)
+    elif isinstance(picture, CurveView):
+        drawn = draw_curve(picture)
+    elif isinstance(picture, BoxesView):
+        drawn = draw_boxes(picture)
+    return _Card(anchor, view.id, block.title, view.kind, picture, drawn, strip, facts), facets
 
 
 def _strip(view: View, seconds: Sequence[float], file: str) -> list[tuple[str, str]]:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sightline.report.kinds import Bar, BarsView, CurveView, Line, Point
+from sightline.report.kinds import Bar, BarsView, BoxesView, CurveView, Line, Point
 
 LABEL_WIDTH, BAR_WIDTH, VALUE_WIDTH, ROW = 300.0, 520.0, 180.0, 26.0
 CURVE_WIDTH, CURVE_HEIGHT, _EDGE = 1000.0, 260.0, 46.0
 _MOST_TICKS = 8
+BOXES_WIDTH = 480.0
 Place = Callable[[float], float]
 
 
@@ -51,6 +52,28 @@ class CurveFigure:
     lines: tuple[PlacedLine, ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
+
+
+@dataclass(frozen=True)
+class BoxesFigure:
+    """Everything a template needs to draw boxes over a picture: rectangles as (x, y, width, height)."""
+
+    height: float
+    truth: tuple[tuple[float, float, float, float], ...]
+    found: tuple[tuple[float, float, float, float], ...]
+
+
+def draw_boxes(view: BoxesView) -> BoxesFigure:
+    """Places boxes in a frame BOXES_WIDTH wide; parts outside the frame are cut off, ends are put in order."""
+    scale = BOXES_WIDTH / view.width
+    height = view.height * scale
+
+    def place(box: Sequence[float]) -> tuple[float, float, float, float]:
+        xs = sorted(min(max(value * scale, 0.0), BOXES_WIDTH) for value in (box[0], box[2]))
+        ys = sorted(min(max(value * scale, 0.0), height) for value in (box[1], box[3]))
+        return round(xs[0], 1), round(ys[0], 1), round(xs[1] - xs[0], 1), round(ys[1] - ys[0], 1)
+
+    return BoxesFigure(round(height, 1), tuple(map(place, view.truth)), tuple(map(place, view.found)))
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:

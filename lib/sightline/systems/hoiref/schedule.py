@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from sightline.errors import ConfigError
 
 RELEASED_YAML = "released_yaml"
@@ -115,6 +113,8 @@ def choose_loaders(ratios: Sequence[float], seed: int) -> Iterator[int]:
 
 def _endless(count: int, seed: int, number: int) -> Iterator[int]:
     """Yields the items of one part, in a new order every time it has been through."""
+    import numpy as np  # here, since every job reads schedules when it parses the card
+
     turn = 0
     while True:
         yield from np.random.Generator(np.random.PCG64([seed, number, turn])).permutation(count).tolist()
