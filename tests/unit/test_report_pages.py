@@ -17,7 +17,7 @@ from sightline.records.files import write_json
 from sightline.records.rows import write_parquet
 from sightline.records.types import View
 from sightline.report.figures import WIDTH, as_list, draw_timeline, shown, wrap
-from sightline.report.pages import write_pages
+from sightline.report.pages import write_comparison, write_pages
 from sightline.report.views import Mark, TimelineView
 
 HOSTILE = [
@@ -172,6 +172,18 @@ def test_demo_rows_are_marked_and_never_beside_the_paper(tmp_path: Path) -> None
     assert "0.777" not in demo
     assert "2.345" not in demo
     assert "compares with nothing published" in text
+
+
+def test_a_system_of_demo_runs_has_no_columns_for_a_paper(tmp_path: Path) -> None:
+    released, demo = one_run("released", False, "plain"), one_run("demo", True, "plain")
+    headers = []
+    for number, runs in enumerate(([released, demo], [demo])):
+        target = tmp_path / f"{number}.html"
+        content = {"title": "S", "runs": runs, "provenance": {"bootstrap": {"confidence": 0.95, "replicates": 9}}}
+        write_comparison([("s", content)], target)
+        headers.append(re.findall(r'scope="col"[^>]*>([^<]+)', target.read_text()))
+    assert headers[0][4:] == ["Paper", "Difference", "Why"]
+    assert headers[1] == headers[0][:4]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
