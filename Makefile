@@ -1,6 +1,7 @@
 # make demo   sets everything up and runs the main job on the embedded demo, report included
 # make test   sets everything up and runs the linters' fast checks and all tests
 # make test-slurm  installs SLURM and runs tests/slurm: root and Debian only; SLURM_TESTS="-m quick" for a part of them
+# make test-browser  installs Chromium (Debian) and tests the demo page of `refer --serve` in it
 # make test-envs  builds the environment of every stack but vllm from its file and tests it
 # make bench  measures the speed claims;  make lint  runs the linters;  make clean-shards  removes kept shards
 SHELL := /bin/bash
@@ -12,14 +13,15 @@ READY := $(VENV)/.installed
 WORDNET := results/assets/wordnet/corpora/wordnet/lexnames
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-slurm test-envs conda profiles bench lint env clean-shards test-vllm
+.PHONY: demo test test-slurm test-browser test-envs conda profiles bench lint env clean-shards test-vllm
 
-$(READY): envs/local.txt
+$(READY): envs/local.txt envs/page.txt
 	@echo "creating the environment in $(VENV) (about 2 minutes, 2 GB)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -r envs/local.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r envs/page.txt
 	@echo "$(CURDIR)/lib" > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/sightline.pth
 	@touch $@
 
@@ -53,6 +55,10 @@ test-slurm:
 	@$(MAKE) --no-print-directory env
 	@envs/system_packages.sh slurm-wlm munge slurmdbd mariadb-server
 	$(BIN)/python -m pytest tests/slurm --timeout 1800 $(SLURM_TESTS)
+
+test-browser: env
+	@envs/system_packages.sh chromium
+	$(BIN)/python -m pytest tests/browser
 
 test-envs: env
 	$(BIN)/python -m pytest tests/stacks --every-stack

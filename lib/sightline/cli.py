@@ -6,8 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from sightline.errors import SightlineError
+from sightline.errors import InputError, SightlineError
 
 
 def _wordnet(arguments: argparse.Namespace) -> None:
@@ -72,6 +73,48 @@ def _anticipate(arguments: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
+def _refer(arguments: argparse.Namespace) -> None:
+    from sightline.config.load import read_config
+    from sightline.registry import load_plan, room
+
+    folder = arguments.config
+    config = read_config([folder / "config.yaml", *arguments.configfile])
+    config.setdefault("systems", {}).setdefault("hoiref", {})
+    plan = load_plan(config, folder).room("hoiref")
+    if arguments.serve:
+        _serve(plan, arguments)
+        return
+    if arguments.image is None:
+        raise InputError("there is no picture", field="image", mend="name a file, or use --serve")
+    for line in room("hoiref", "refer").refer_image(
+        plan,
+        arguments.image,
+        arguments.question,
+        variant=arguments.variant,
+        results=arguments.results,
+        task=arguments.task,
+        box=arguments.box,
+        device=arguments.device,
+        json_target=arguments.json,
+        picture_target=arguments.picture,
+    ):
+        print(line, flush=True)
+
+
+def _serve(plan: Any, arguments: argparse.Namespace) -> None:
+    from sightline.registry import room
+
+    page = room("hoiref", "serve")
+    desk = page.make_desk(
+        plan,
+        arguments.variant,
+        results=arguments.results,
+        device=arguments.device,
+        precision=arguments.precision,
+    )
+    page.serve(desk, host=arguments.host, port=arguments.port)
+
+
 def _manual(arguments: argparse.Namespace) -> None:
     from sightline.config.manual import write_manual
     from sightline.registry import card_models
@@ -99,7 +142,27 @@ def _parser() -> argparse.ArgumentParser:
     manual.set_defaults(run=_manual)
     _add_coach(verbs.add_parser("coach", help="coach one video, now: feedbacks are printed as they are said"))
     _add_anticipate(verbs.add_parser("anticipate", help="say what comes next at every moment of one video"))
+    _add_refer(verbs.add_parser("refer", help="say where a hand or an object is in one picture, or what it is"))
     return parser
+
+
+def _add_refer(refer: argparse.ArgumentParser) -> None:
+    refer.add_argument("image", type=Path, nargs="?", help="picture file; none with --serve")
+    refer.add_argument("question", nargs="?", default="", help='e.g. "Where is the left hand"')
+    refer.add_argument("--task", choices=("grounding", "refer", "detection", "identify", "vqa"), help="tag in front")
+    refer.add_argument("--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"), help="box in pixels behind it")
+    refer.add_argument("--variant", default="demo", help="model of config/systems/hoiref.yaml (demo)")
+    refer.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if any")
+    refer.add_argument("--json", type=Path, metavar="OUT", help="write question, answer and boxes as JSON")
+    refer.add_argument("--picture", type=Path, metavar="OUT", help="write the picture with its boxes as PNG")
+    refer.add_argument("--config", type=Path, default=Path("config"), help="configuration folder (config)")
+    refer.add_argument("--configfile", type=Path, action="append", default=[], help="laid over config.yaml; repeatable")
+    refer.add_argument("--results", type=Path, default=Path("results"), help="the workflow's results (results)")
+    refer.add_argument("--serve", action="store_true", help="open a page to ask on instead; Ctrl-C ends it")
+    refer.add_argument("--host", default="127.0.0.1", help="address of the page (127.0.0.1: this machine alone)")
+    refer.add_argument("--port", type=int, default=7860, help="port of the page; 0 takes a free one (7860)")
+    refer.add_argument("--precision", choices=("32-bit", "16-bit", "8-bit"), help="of the page (the variant's)")
+    refer.set_defaults(run=_refer)
 
 
 def _add_anticipate(anticipate: argparse.ArgumentParser) -> None:
