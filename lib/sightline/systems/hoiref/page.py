@@ -229,5 +229,5 @@ class Desk:
         cut = "" if talk.turns[-1].ended else ", cut off at the longest answer"
         forgotten = f"; the first {talk.forgotten} turns are forgotten" if talk.forgotten else ""
         status = f'<p class="status">question {len(talk.turns)}: {seconds:.1f} s, {boxes}{cut}{forgotten}</p>'
-        drawn = draw(talk.pixels, found)
-        yield Shown(transcript(talk.turns), talk.pixels if drawn is None else drawn, status, session)
+        drawn = draw(talk.pixels, found if count else Grounding("single", found.text))  # the bare one in the same size
+        yield Shown(transcript(talk.turns), drawn, status, session)
