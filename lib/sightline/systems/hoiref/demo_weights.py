@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sightline.llm.tiny_tokenizer import train_tiny_tokenizer
+from sightline.llm.tokens import load_tokenizer
 from sightline.records.files import write_bytes, write_json
 from sightline.run.progress import progress_bar
 from sightline.systems.hoiref.boxes import GRID as BOX_GRID
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 LLAMA_FOLDER, TOWER_FILE, START_FILE = "Llama-demo", "eva_vit_g.pth", "checkpoint_start.pth"
 VISION = {"image_size": 56, "width": 64, "depth": 2, "heads": 4, "mlp_ratio": 2.0}
 LORA = {"rank": 4, "alpha": 1.0}
+_WAVES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 _CLASSES = ("", *HANDS, *OBJECTS)
 _VOCABULARY = 448
 _BATCH, _RATE, _NOISE = 64, 2e-3, 0.8
@@ -74,6 +76,7 @@ def write_demo_weights(root: str | Path, videos: Sequence[DrawnVideo], *, seed: 
     vocabulary = train_tiny_tokenizer(_texts(), _VOCABULARY, SPECIAL_TOKENS, root / LLAMA_FOLDER)
     llama = {**_LLAMA, "vocab_size": vocabulary}
     model = random_vlm4hoi(Vlm4HoiConfig.from_parts(llama, VISION, LORA), seed)
+    _order_numbers(model, root / LLAMA_FOLDER, seed)
     scenes = [scene for video in videos for scene in video.scenes]
     train_tower(model, scenes, root, seed=seed, steps=tower_steps)
     _write_llama(root / LLAMA_FOLDER, llama, model)
@@ -81,6 +84,20 @@ def write_demo_weights(root: str | Path, videos: Sequence[DrawnVideo], *, seed: 
     torch.save(model.visual_encoder.state_dict(), buffer)
     write_bytes(root / TOWER_FILE, buffer.getvalue())
     save_checkpoint(model, root / START_FILE, epoch=0)
+
+
+def _order_numbers(model: Vlm4Hoi, folder: Path, seed: int) -> None:
+    """Makes near numbers alike, as they are in any trained language model: random projections of waves."""
+    tokenizer = load_tokenizer(folder)
+    ids = [tokenizer.token_id(number) for number in NUMBERS]
+    angles = torch.arange(len(ids))[:, None] / BOX_GRID * torch.pi * torch.tensor(_WAVES)
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    generator = torch.Generator().manual_seed(seed)
+    head = model.llama.lm_head[0].weight  # type: ignore[index]
+    with torch.no_grad():
+        for table in (model.llama.model.embed_tokens.weight, head):
+            drawn = waves @ torch.randn(waves.shape[1], table.shape[1], generator=generator)
+            table[ids] = table.std() * drawn / drawn.std()
 
 
 def _texts() -> list[str]:
