@@ -136,7 +136,7 @@ rule hoiref_views:
         dataset=hoiref.datasets,
         variant=hoiref.variants,
     conda:
-        "../../envs/video.yaml"
+        "../../envs/llm.yaml"
     threads: 1
     resources:
         mem_mb=growing(2000),

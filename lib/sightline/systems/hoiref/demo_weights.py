@@ -42,8 +42,8 @@ _BATCH, _RATE, _NOISE = 64, 2e-3, 0.8
 _LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
-    "hidden_size": 96,
-    "intermediate_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 172,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -18,9 +18,11 @@ from sightline.records.types import Prediction, Sample, Score, View
 from sightline.report.kinds import Bar, BarsView, BoxesView
 from sightline.systems.hoiref.boxes import GRID, parse_boxes
 from sightline.systems.hoiref.judging import BOX_SUBSETS, CORRECTED, HO_REF, I_REF, NOUN_SUBSETS, PUBLISHED
-from sightline.systems.hoiref.predict import ReadPicture
 from sightline.systems.hoiref.records import PARTS, Answer, Question
 from sightline.systems.hoiref.score import BOX, FINAL, IOU, NOUN
+
+if TYPE_CHECKING:
+    from sightline.systems.hoiref.predict import ReadPicture
 
 log = logging.getLogger(__name__)
 _PICTURES, _QUALITY, _HEIGHT = 24, 80, 270
