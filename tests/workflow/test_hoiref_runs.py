@@ -94,7 +94,7 @@ def test_hoiref_redone_shard_calls_no_model(again: Checkout) -> None:
 
 def test_hoiref_killed_training_goes_on_to_the_same_bytes(again: Checkout) -> None:
     before = results(again)
-    for name in ("results/checkpoints/hoiref", "results/work/hoiref/training", "results/work/timings"):
+    for name in ("results/checkpoints/hoiref", "results/work/hoiref/training", "results/work/timings", RUN):
         shutil.rmtree(again.folder / name)
     process = again.start()
     wait_for(lambda: list((again.folder / "results/work/hoiref/training").rglob("state.pt")))
