@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sightline.report.kinds import Bar, BarsView, BoxesView, CurveView, Line, Point
 
-LABEL_WIDTH, BAR_WIDTH, VALUE_WIDTH, ROW = 300.0, 520.0, 180.0, 26.0
+LABEL_WIDTH, BAR_WIDTH, VALUE_WIDTH, ROW = 330.0, 420.0, 250.0, 26.0
 CURVE_WIDTH, CURVE_HEIGHT, _EDGE = 1000.0, 260.0, 46.0
 _MOST_TICKS = 8
 BOXES_WIDTH = 480.0
