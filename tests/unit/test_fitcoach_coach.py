@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 ACTIONS = ActionTokens(vision=60, answer=61, end=62)
 EXTRACTOR = ExtractorSettings()
 PROMPT = "Coach."
+UNTRAINED = ("--weights-variant", "demo_untrained")
 CONFIG = StreamVlmConfig.from_parts(
     {
         "vocab_size": 64,
@@ -322,9 +323,9 @@ def test_the_command_coaches_with_the_demo_weights(tmp_path, capsys):
     targets = {name: tmp_path / f"said.{name}" for name in ("json", "vtt", "mp4")}
     options = [word for name, target in targets.items() for word in (f"--{name}", str(target))]
     common = ["--config", str(ROOT / "config"), "--results", str(tmp_path / "results"), "--device", "cpu"]
-    main(["coach", str(path), "--exercise", "squats", "--loop", "realtime", *common, *options])
+    main([*("coach", str(path), "--exercise", "squats", "--loop", "realtime"), *UNTRAINED, *common, *options])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "squats in clip.mov: 1.5 s, 6 feature steps; demo on cpu, loop realtime"
+    assert lines[0] == "squats in clip.mov: 1.5 s, 6 feature steps; demo_untrained on cpu, loop realtime"
     assert any("latency per feature step (one every 250 ms): median" in line for line in lines)
     assert lines[-3:] == [f"written: {target}" for target in targets.values()]
     row = json.loads(targets["json"].read_text())
