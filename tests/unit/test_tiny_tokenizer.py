@@ -47,7 +47,9 @@ def test_every_demo_text_survives_the_round_trip(folder: Path) -> None:
 
 def test_demo_feedbacks_are_short(folder: Path) -> None:
     tokenizer = load_tokenizer(folder)
-    assert max(len(tokenizer.encode(text, bos=False)) for text in ("Bring your hips down.", "Use both of your arms!")) <= 6
+    assert (
+        max(len(tokenizer.encode(text, bos=False)) for text in ("Bring your hips down.", "Use both of your arms!")) <= 6
+    )
 
 
 def test_merges_stay_inside_words(folder: Path) -> None:

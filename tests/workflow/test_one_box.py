@@ -24,8 +24,8 @@ CUT_OFF = ("unshare", "--user", "--map-root-user", "--net", "sh", "-c", 'ip link
 def on_gpus(checkout: Checkout, shards: int) -> dict[str, Any]:
     """Returns a configuration in which features and predictions want a GPU, cut into so many shards."""
     config = copy.deepcopy(NANO)
-    card = yaml.safe_load((checkout.folder / "config/systems/fitcoach.yaml").read_text())
-    seconds = NANO["datasets"]["demo_test"]["items"] * card["variants"]["demo"]["seconds_per_item"]
+    demo = NANO["systems"]["fitcoach"]["variants"]["demo"]
+    seconds = NANO["datasets"]["demo_test"]["items"] * demo["seconds_per_item"]
     variant = {"gpu_memory_gb": 1, "shard_minutes": seconds / 60 / (shards - 0.5)}
     config["systems"]["fitcoach"]["variants"]["demo"].update(variant)
     config["systems"]["fitcoach"]["extractors"]["efficientnet3d_demo"]["gpu_memory_gb"] = 1
