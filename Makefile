@@ -44,6 +44,7 @@ demo: env
 	snakemake --report report.html
 	@$(BIN)/python -m sightline show results/fitcoach_metrics.json
 	@$(BIN)/python -m sightline show results/sgear_metrics.json
+	@$(BIN)/python -m sightline show results/hoiref_metrics.json
 	@echo "report: report.html; pages: results/report/comparison.html, samples.html, timing.html"
 
 test: env
